@@ -1,0 +1,125 @@
+"""The gate sweep: every subject under every prompt and seed, at every setting of the dial."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from evaluation import metrics
+from flexip.encoders import Encoders
+from flexip.sampler import Engine, Request, sample
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subject and the one reference image that conditions its pictures."""
+
+    name: str
+    reference: UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What to draw. Every gamma of one (subject, prompt, seed) starts from the same noise: only the dial differs."""
+
+    subjects: Sequence[Subject]
+    prompts: Sequence[str]
+    gammas: Sequence[float] = tuple(round(0.1 * i, 1) for i in range(11))  # 0 = prompt alone, 1 = subject alone
+    seeds: Sequence[int] = (0,)
+    steps: int = 25
+    guidance_scale: float = 5.0
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(subjects, prompts, seeds, gammas)."""
+        return len(self.subjects), len(self.prompts), len(self.seeds), len(self.gammas)
+
+    def unet_calls(self, batch_size: int) -> int:
+        """UNet calls that drawing the plan in batches of this size takes."""
+        return -(-math.prod(self.shape) // batch_size) * self.steps
+
+    def requests(self) -> list[Request]:
+        """One request for every cell, in the order of the axes."""
+        return [
+            Request(
+                prompt=prompt,
+                reference=subject.reference,
+                preservation=gamma,
+                personalization=1 - gamma,
+                guidance_scale=self.guidance_scale,
+                steps=self.steps,
+                seed=seed,
+            )
+            for subject, prompt, seed, gamma in itertools.product(self.subjects, self.prompts, self.seeds, self.gammas)
+        ]
+
+
+@dataclass(frozen=True)
+class SweepScores:
+    """Cosines of every picture, and the controls that say what they are worth."""
+
+    identity: dict[str, metrics.Sweep]  # by encoder: "dino", "clip"
+    wrong_subject: dict[str, metrics.Sweep]  # the level of chance for the same encoder
+    text: metrics.Sweep
+    copy_text: Float[np.ndarray, " subjects"]  # what a copy of the reference would get
+
+
+def draw_sweep(
+    engine: Engine, plan: SweepPlan, *, batch_size: int = 22, on_call: Callable[[], object] | None = None
+) -> UInt8[np.ndarray, "subjects prompts seeds gammas H W 3"]:
+    """All pictures of the plan. Batches mix gates and subjects freely; a picture does not depend on its batch.
+
+    `on_call` is called after each of `plan.unet_calls(batch_size)` UNet calls.
+    """
+    requests, images = plan.requests(), []
+
+    def step(_done: int, _total: int) -> None:
+        if on_call:
+            on_call()
+
+    for start in range(0, len(requests), batch_size):
+        batch = requests[start : start + batch_size]
+        images += sample(engine, batch, step, max_rows=2 * batch_size)
+    return np.stack(images).reshape(*plan.shape, *images[0].shape)
+
+
+def score_sweep(
+    encoders: Encoders,
+    plan: SweepPlan,
+    images: UInt8[np.ndarray, "subjects prompts seeds gammas H W 3"],
+    *,
+    batch_size: int = 32,
+    on_images: Callable[[int], object] | None = None,
+) -> SweepScores:
+    """Identity against the conditioning reference and alignment with the prompt, by the project's own encoders.
+
+    `on_images` is called with the number of images scored since its last call.
+    """
+    flat = list(images.reshape(-1, *images.shape[-3:]))
+    of_references = _embed(encoders, [subject.reference for subject in plan.subjects], batch_size, None)
+    embedded = _embed(encoders, flat, batch_size, on_images)
+    of_images = {name: rows.reshape(*plan.shape, -1) for name, rows in embedded.items()}
+    prompts = encoders.clip_text_embeddings(list(plan.prompts)).float().cpu().numpy()
+    return SweepScores(
+        identity={n: metrics.identity_similarity(of_references[n], rows) for n, rows in of_images.items()},
+        wrong_subject={n: metrics.wrong_subject_similarity(of_references[n], rows) for n, rows in of_images.items()},
+        text=metrics.text_alignment(prompts, of_images["clip"]),
+        copy_text=metrics.copy_text_alignment(prompts, of_references["clip"]),
+    )
+
+
+def _embed(
+    encoders: Encoders, images: list[np.ndarray], batch_size: int, on_images: Callable[[int], object] | None
+) -> dict[str, Float[np.ndarray, "images width"]]:
+    clip, dino = [], []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        clip.append(encoders.clip_image_embeddings(batch).float().cpu().numpy())
+        _, patches = encoders.encode_references(batch)
+        dino.append(metrics.mean_patch(patches.float().cpu().numpy()))
+        if on_images:
+            on_images(len(batch))
+    return {"dino": np.concatenate(dino), "clip": np.concatenate(clip)}

@@ -1,0 +1,90 @@
+"""The two adapters of FlexIP (section 3, Fig. 3): features of the reference to tokens in the UNet's context width."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flexip.resampler import Resampler
+
+Gating = Literal["branch", "token"]
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Sizes of the adapters. The defaults are those of IP-Adapter-Plus for SD1.5; the paper gives none."""
+
+    context_width: int = 768  # D, the UNet's cross-attention width
+    clip_width: int = 1024  # Dc
+    dino_width: int = 1024  # Dd
+    queries: int = 16  # learned queries of the detail stream
+    cls_tokens: int = 4  # tokens that the CLIP [CLS] is expanded to
+    depth: int = 4  # Perceiver blocks of each stream
+    heads: int = 12
+    dim_head: int = 64
+    gating: Gating = "branch"
+
+    @property
+    def preservation_tokens(self) -> int:
+        return self.queries + self.cls_tokens
+
+
+@dataclass(frozen=True)
+class SubjectTokens:
+    """What the adapters say of a subject: P = [P_q, P_cls] and S."""
+
+    preservation: Float[Tensor, "B K D"]
+    personalization: Float[Tensor, "B L D"]
+
+
+class PreservationAdapter(nn.Module):
+    """Two streams over the same DINOv2 patches: learned queries for detail, CLIP [CLS] queries for global shape."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        width, depth, heads, dim_head = config.context_width, config.depth, config.heads, config.dim_head
+        self.detail = IPAdapterPlusImageProjection(
+            embed_dims=config.dino_width,
+            output_dims=width,
+            hidden_dims=width,
+            depth=depth,
+            dim_head=dim_head,
+            heads=heads,
+            num_queries=config.queries,
+        )
+        self.shape = Resampler(config.dino_width, width, depth, heads, dim_head)
+
+    def forward(self, patches: Float[Tensor, "B N Dd"], cls: Float[Tensor, "B Kc D"]) -> Float[Tensor, "B K D"]:
+        """P = concat[P_q, P_cls]: CrossAttn*(learned queries, D) and CrossAttn*(c, D)."""
+        return torch.cat([self.detail(patches), self.shape(cls, patches)], dim=1)
+
+
+class PersonalizationAdapter(nn.Module):
+    """S = CrossAttn*(Q = T, KV = c): the prompt's tokens, read in the light of the subject."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        width = config.context_width
+        self.edits = Resampler(width, width, config.depth, config.heads, config.dim_head)
+
+    def forward(self, text: Float[Tensor, "B L D"], cls: Float[Tensor, "B Kc D"]) -> Float[Tensor, "B L D"]:
+        return self.edits(text, cls)
+
+
+class Adapters(nn.Module):
+    """Both adapters and the [CLS] expansion they share."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        self.cls_expansion = ImageProjection(config.clip_width, config.context_width, config.cls_tokens)
+        self.preservation = PreservationAdapter(config)
+        self.personalization = PersonalizationAdapter(config)
+
+    def forward(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        c = self.cls_expansion(cls)
+        return SubjectTokens(self.preservation(patches, c), self.personalization(text, c))

@@ -1,0 +1,229 @@
+"""Gated cross-attention for a diffusers UNet.
+
+    branch:  Z = Attn(Q, K_T, V_T) + g_p Attn(Q, P W'_k, P W'_v) + g_s Attn(Q, S W'_k, S W'_v)
+    token:   Z = Attn(Q, K_T, V_T) + Attn(Q, E W'_k, E W'_v),  E = concat[g_p P, g_s S]
+
+(FlexIP, Fig. 3 and section 3.4; whether the gate scales tokens or branches is not said, so it is a switch.)
+
+Everything a request brings travels in `SubjectConditioning` through `cross_attention_kwargs`; processors hold nothing
+but their layer's name. Keys and values of tokens that stay the same over the steps are computed once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flexip.adapters import Gating, SubjectTokens
+from flexip.gate import Gate
+
+KEYWORD = "subject"  # of cross_attention_kwargs
+
+
+@dataclass(frozen=True)
+class KeysValues:
+    """Projected tokens of one layer, heads still folded: (B, tokens, inner)."""
+
+    keys: Float[Tensor, "B K E"]
+    values: Float[Tensor, "B K E"]
+
+    def select(self, rows: Tensor) -> "KeysValues":
+        return type(self)(self.keys[rows], self.values[rows])
+
+
+@dataclass
+class TextCache:
+    """Text keys and values of one layer, valid for one tensor of text states and one state of `to_k`, `to_v`."""
+
+    source: Tensor
+    state: tuple[Any, ...]
+    projected: KeysValues
+
+
+@dataclass
+class SubjectConditioning:
+    """A batch of requests as the UNet's layers see it. Row i belongs to row i of the UNet's input."""
+
+    preservation: dict[str, KeysValues]  # layer name -> P W'
+    personalization: dict[str, KeysValues]  # layer name -> S W'
+    gate: Gate
+    gating: Gating = "branch"
+    text_cache: dict[str, TextCache] = field(default_factory=dict)
+
+    def select(self, rows: Tensor) -> "SubjectConditioning":
+        """The given rows, in that order; the text cache starts empty because the text rows change too."""
+        return SubjectConditioning(
+            {name: kv.select(rows) for name, kv in self.preservation.items()},
+            {name: kv.select(rows) for name, kv in self.personalization.items()},
+            self.gate.select(rows),
+            self.gating,
+        )
+
+
+class SubjectProjections(nn.ModuleDict):
+    """The one trainable pair W'_k, W'_v of each cross-attention layer, started from the layer's text projections."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        for name, layer in cross_attention_layers(unet):
+            pair = nn.ModuleDict({"to_k": _copied(layer.to_k), "to_v": _copied(layer.to_v)})
+            self[name.replace(".", "/")] = pair
+
+    def project(self, tokens: Float[Tensor, "B K D"]) -> dict[str, KeysValues]:
+        """Keys and values of `tokens` for every layer, by the layer's name in the UNet."""
+        return {
+            name.replace("/", "."): KeysValues(pair["to_k"](tokens), pair["to_v"](tokens))  # type: ignore[index]
+            for name, pair in self.items()
+        }
+
+
+class SelfAttention(AttnProcessor2_0):
+    """The stock processor, accepting the keyword that cross-attention reads."""
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, subject=None
+    ) -> Tensor:
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+class GatedCrossAttention(AttnProcessor2_0):
+    """Text attention plus the gated attention to the subject's tokens; the stock processor when there is no subject."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Float[Tensor, "B X E"],
+        encoder_hidden_states: Float[Tensor, "B L D"] | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        subject: SubjectConditioning | None = None,
+    ) -> Float[Tensor, "B X E"]:
+        if subject is None:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if encoder_hidden_states is None:
+            raise ValueError(f"{self.name}: no text states; pass prompt_embeds of the same rows as the subject")
+        if subject.gate.rows != hidden_states.shape[0]:
+            raise ValueError(
+                f"{self.name}: conditioning has {subject.gate.rows} rows, the UNet's batch {hidden_states.shape[0]};"
+                " call condition() with the pipeline's own guidance_scale and number of images"
+            )
+        query = _split_heads(attn.to_q(hidden_states), attn.heads)
+        text = _text_keys_values(self.name, attn, encoder_hidden_states, subject)
+        z = _attend(query, text, attn, _text_mask(attn, attention_mask, encoder_hidden_states))
+        z = z + gated_attention(query, attn, subject, self.name)
+        hidden_states = attn.to_out[0](_merge_heads(z))
+        hidden_states = attn.to_out[1](hidden_states)
+        return hidden_states / attn.rescale_output_factor
+
+
+def gated_attention(
+    query: Float[Tensor, "B heads X d"], attn: Attention, subject: SubjectConditioning, name: str
+) -> Float[Tensor, "B heads X d"]:
+    """The subject's part of Z, by the switch `gating`."""
+    gate = subject.gate.to(query.device, query.dtype)
+    p, s = subject.preservation[name], subject.personalization[name]
+    if subject.gating == "branch":
+        g_p, g_s = gate.preservation[:, None, None, None], gate.personalization[:, None, None, None]
+        return g_p * _attend(query, p, attn) + g_s * _attend(query, s, attn)
+    # W' has no bias, so scaling the projected tokens is scaling the tokens themselves.
+    g_p, g_s = gate.preservation[:, None, None], gate.personalization[:, None, None]
+    keys = torch.cat([g_p * p.keys, g_s * s.keys], dim=1)
+    values = torch.cat([g_p * p.values, g_s * s.values], dim=1)
+    return _attend(query, KeysValues(keys, values), attn)
+
+
+def cross_attention_layers(unet: nn.Module) -> Iterator[tuple[str, Attention]]:
+    """Name and module of every cross-attention layer, in the UNet's own order."""
+    for name, module in unet.named_modules():
+        if isinstance(module, Attention) and module.is_cross_attention:
+            yield name, module
+
+
+def install_processors(unet: Any) -> None:
+    """Give every attention layer of a diffusers UNet the processor that knows the subject keyword."""
+    cross = {f"{name}.processor" for name, _ in cross_attention_layers(unet)}
+    unet.set_attn_processor(
+        {
+            name: GatedCrossAttention(name.removesuffix(".processor")) if name in cross else SelfAttention()
+            for name in unet.attn_processors
+        }
+    )
+
+
+def check_processors(unet: Any) -> None:
+    """Raise when a processor was replaced since: the subject would be ignored without a word.
+
+    Raises:
+        RuntimeError: names the first replaced layer.
+    """
+    for name, processor in unet.attn_processors.items():
+        if not isinstance(processor, (GatedCrossAttention, SelfAttention)):
+            raise RuntimeError(
+                f"{name}: processor {type(processor).__name__} does not know the subject;"
+                " call attach(pipe) again, after whatever replaced it"
+            )
+
+
+def project_subjects(
+    tokens: SubjectTokens, projections: SubjectProjections, gate: Gate, gating: Gating
+) -> SubjectConditioning:
+    """Project the tokens for every layer, once: the conditioning of as many rows."""
+    return SubjectConditioning(
+        projections.project(tokens.preservation), projections.project(tokens.personalization), gate, gating
+    )
+
+
+def _text_keys_values(name: str, attn: Any, text: Tensor, subject: SubjectConditioning) -> KeysValues:
+    state = (_projection_state(attn.to_k), _projection_state(attn.to_v))
+    cached = subject.text_cache.get(name)
+    if cached is not None and cached.source is text and cached.state == state and not torch.is_grad_enabled():
+        return cached.projected
+    states = attn.norm_encoder_hidden_states(text) if attn.norm_cross else text
+    projected = KeysValues(attn.to_k(states), attn.to_v(states))
+    if not torch.is_grad_enabled():
+        subject.text_cache[name] = TextCache(text, state, projected)
+    return projected
+
+
+def _projection_state(linear: nn.Module) -> tuple[Any, ...]:
+    """What decides the output of `to_k` or `to_v`: its weights' versions and, under PEFT, the LoRA state."""
+    versions = tuple((id(p), p.data_ptr(), None if p.is_inference() else p._version) for p in linear.parameters())
+    scaling = tuple(sorted((str(k), float(v)) for k, v in getattr(linear, "scaling", {}).items()))
+    adapters = tuple(getattr(linear, "active_adapters", ()))
+    return (versions, scaling, adapters, getattr(linear, "disable_adapters", False), getattr(linear, "merged", False))
+
+
+def _text_mask(attn: Attention, mask: Tensor | None, text: Tensor) -> Tensor | None:
+    if mask is None:
+        return None
+    prepared = attn.prepare_attention_mask(mask, text.shape[1], text.shape[0])
+    return prepared.view(text.shape[0], attn.heads, -1, prepared.shape[-1])
+
+
+def _attend(query: Tensor, kv: KeysValues, attn: Attention, mask: Tensor | None = None) -> Tensor:
+    key, value = _split_heads(kv.keys, attn.heads), _split_heads(kv.values, attn.heads)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+def _copied(linear: Any) -> nn.Linear:
+    base = getattr(linear, "base_layer", linear)  # under PEFT the frozen layer lies one deeper
+    copy = nn.Linear(base.in_features, base.out_features, bias=False)
+    copy.weight.data.copy_(base.weight.data)
+    return copy

@@ -1,0 +1,203 @@
+"""The checkpoint: one directory for resume, inference and serving.
+
+adapters.safetensors         the trained parameters by name, with a modelspec header
+config.json                  architecture, encoder names and fingerprints, the training configuration
+training_state.safetensors   optimiser moments and step, only for resume
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flexip.adapters import AdapterConfig
+from flexip.encoders import EncoderNames, load_encoders, load_pipeline
+from flexip.model import FlexIP
+from flexip.sampler import Engine
+from flexip.training import TrainState
+
+FORMAT = 1
+WEIGHTS, CONFIG, STATE = "adapters.safetensors", "config.json", "training_state.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message names what is wrong with it."""
+
+
+def save_checkpoint(
+    directory: Path | str,
+    model: FlexIP,
+    *,
+    names: EncoderNames,
+    fingerprints: Mapping[str, str],
+    training: Mapping[str, Any] | None = None,
+    state: TrainState | None = None,
+) -> Path:
+    """Write a checkpoint; `config.json` comes last, so that a half-written directory is recognised as none.
+
+    Args:
+        training: the configuration of the run, kept as it is. state: also write what resume needs.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG).unlink(missing_ok=True)
+    header = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": "FlexIP adapters",
+        "modelspec.architecture": "stable-diffusion-v1/flexip",
+        "modelspec.implementation": "flexip",
+    }
+    weights = {name: p.detach().cpu().contiguous() for name, p in model.trainable().items()}
+    save_file(weights, directory / WEIGHTS, metadata=header)
+    if state is not None:
+        save_file(_optimizer_tensors(state), directory / STATE, metadata={"step": str(state.step)})
+    config = {
+        "format": FORMAT,
+        "architecture": dataclasses.asdict(model.config),
+        "encoders": dataclasses.asdict(names),
+        "fingerprints": dict(fingerprints),
+        "training": dict(training or {}),
+    }
+    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return directory
+
+
+def read_config(directory: Path | str) -> dict[str, Any]:
+    """`config.json` of a checkpoint.
+
+    Raises:
+        CheckpointError: not a checkpoint directory, or one of another format.
+    """
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {directory}: no {CONFIG} there; give the directory that training wrote")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path}: not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(f"checkpoint {path}: format {found!r}; this version reads format {FORMAT}")
+    return config
+
+
+def load_checkpoint(
+    directory: Path | str, device: str = "cpu", names: EncoderNames | None = None, dtype: torch.dtype = torch.float32
+) -> Engine:
+    """Load adapters onto their base model, ready to sample.
+
+    Args:
+        names: where to find the frozen models when not where training found them; fingerprints must agree anyway.
+
+    Raises:
+        CheckpointError: missing or wrong files, tensors or encoders, each by name.
+    """
+    config = read_config(directory)
+    names = names or EncoderNames(**config["encoders"])
+    encoders = load_encoders(names, device, dtype)
+    for family, trained in config["fingerprints"].items():
+        if encoders.fingerprints[family] != trained:
+            raise CheckpointError(
+                f"checkpoint {directory}: trained on {family} encoder {trained}, but {names} has"
+                f" {encoders.fingerprints[family]}; load the encoder it was trained with"
+            )
+    pipe = load_pipeline(names.base, device, dtype)
+    model = build_model(pipe.unet, config, directory)
+    load_adapters(model, directory)
+    model.to(device, dtype).eval()
+    digest = hashlib.sha256((Path(directory) / WEIGHTS).read_bytes()).hexdigest()
+    return Engine(model, encoders, pipe, digest)
+
+
+def build_model(unet: Any, config: Mapping[str, Any], directory: Path | str) -> FlexIP:
+    """A FlexIP of the checkpoint's architecture on a UNet.
+
+    Raises:
+        CheckpointError: an architecture this version does not know, or one of another UNet.
+    """
+    known = {f.name for f in dataclasses.fields(AdapterConfig)}
+    architecture = config["architecture"]
+    if set(architecture) != known:
+        odd = sorted(set(architecture) ^ known)
+        raise CheckpointError(f"checkpoint {directory}: architecture fields {odd} are missing or unknown")
+    try:
+        return FlexIP(unet, AdapterConfig(**architecture))
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {directory}: of another architecture: {error}") from error
+
+
+def load_adapters(model: FlexIP, directory: Path | str) -> None:
+    """Copy the checkpoint's tensors into the model, strictly.
+
+    Raises:
+        CheckpointError: lists names that are missing, unknown, or of another shape.
+    """
+    path = Path(directory) / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
+    ours = model.trainable()
+    problems = [
+        _named("missing", sorted(ours.keys() - tensors.keys())),
+        _named("unknown", sorted(tensors.keys() - ours.keys())),
+        _named(
+            "of another shape",
+            [
+                f"{name} {tuple(tensors[name].shape)} for {tuple(ours[name].shape)}"
+                for name in sorted(ours.keys() & tensors.keys())
+                if tensors[name].shape != ours[name].shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise CheckpointError(f"checkpoint {path}: " + "; ".join(p for p in problems if p))
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            parameter.copy_(tensors[name])
+
+
+def load_training_state(state: TrainState, directory: Path | str) -> None:
+    """Restore adapters, optimiser moments and step into a fresh state; together with `batch_rows` this is exact resume.
+
+    Raises:
+        CheckpointError: the directory holds no training state, or one of another model.
+    """
+    load_adapters(state.model, directory)
+    path = Path(directory) / STATE
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {directory}: no {STATE}; it can be used for inference, not for resume")
+    with safe_open(path, "pt") as file:
+        state.step = int((file.metadata() or {}).get("step", 0))
+    tensors = load_file(path)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, name in enumerate(state.model.trainable()):
+        entry = {
+            key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}.{name}" in tensors
+        }
+        if entry:
+            moments[index] = entry
+    stored = state.optimizer.state_dict()
+    state.optimizer.load_state_dict({"state": moments, "param_groups": stored["param_groups"]})
+
+
+def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
+    return {
+        f"{key}.{name}": value.detach().cpu().contiguous()
+        for name, parameter in state.model.trainable().items()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _named(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{len(names)} {what}: {shown}"

@@ -1,0 +1,193 @@
+"""The frozen encoders, each called in one place for curation, training, serving and evaluation.
+
+Representations, named once:
+    cls       (B, Dc)       OpenCLIP projected [CLS] of the reference, not normalised        family "clip"
+    patches   (B, N, Dd)    DINOv2 last-layer normed patch tokens of the reference           family "dino"
+    text      (B, L, D)     CLIP text last hidden states of the caption                      family "text"
+    moments   (B, 2C, h, w) VAE mean and log-variance of the target, unscaled                family "vae"
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import open_clip
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, CLIPTextModel, CLIPTokenizer, Dinov2Model
+
+from flexip import pocket
+from flexip.images import Rgb, pad_square, resize
+
+
+@dataclass(frozen=True)
+class EncoderNames:
+    """Where each frozen model comes from: "pocket", a hub name, or a local path."""
+
+    base: str = "pocket"  # a diffusers SD1.5 folder: vae, text encoder, tokenizer, unet, scheduler
+    clip: str = "pocket"  # an open_clip name: hf-hub:... or local-dir:...
+    dino: str = "pocket"  # a transformers Dinov2Model
+
+
+def load_pipeline(base: str = "pocket", device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """The base model as a diffusers StableDiffusionPipeline, without safety checker or progress bar."""
+    pipe = StableDiffusionPipeline.from_pretrained(
+        _base_path(base), dtype=dtype, safety_checker=None, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Frozen encoders in eval mode; every method runs without gradients and returns tensors on `device`."""
+
+    names: EncoderNames
+    clip: Any
+    clip_preprocess: Any
+    clip_tokenizer: Any
+    dino: Any
+    dino_processor: Any
+    tokenizer: Any
+    text_encoder: Any
+    vae: Any
+    resolution: int  # side of the target square in pixels
+    fingerprints: dict[str, str]  # family -> 16 hex characters of weights and preprocessing
+    device: str
+    dtype: torch.dtype
+
+    @torch.inference_mode()
+    def encode_references(self, images: Sequence[Rgb]) -> tuple[Float[Tensor, "B Dc"], Float[Tensor, "B N Dd"]]:
+        """CLIP [CLS] and DINOv2 patches of reference crops; a crop that is not square is padded with white."""
+        squares = [pad_square(image) for image in images]
+        cls = self.clip.encode_image(self._clip_pixels(squares))
+        hidden = self.dino(pixel_values=self._dino_pixels(squares)).last_hidden_state
+        return cls, hidden[:, 1:]
+
+    @torch.inference_mode()
+    def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
+        """Text states of prompts, padded and truncated to the tokenizer's length (77)."""
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+
+    @torch.inference_mode()
+    def encode_targets(self, images: Sequence[Rgb]) -> Float[Tensor, "B C2 h w"]:
+        """VAE moments of target squares, resized to `resolution`: mean, then log-variance, along the channels."""
+        side = (self.resolution, self.resolution)
+        pixels = np.stack([resize(image, side) for image in images]).astype(np.float32) / 127.5 - 1
+        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, self.dtype)
+        return self.vae.encode(tensor).latent_dist.parameters
+
+    @torch.inference_mode()
+    def clip_image_embeddings(self, images: Sequence[Rgb]) -> Float[Tensor, "B Dc"]:
+        """Unit-length CLIP image embeddings, for evaluation."""
+        return self.clip.encode_image(self._clip_pixels([pad_square(i) for i in images]), normalize=True)
+
+    @torch.inference_mode()
+    def clip_text_embeddings(self, prompts: Sequence[str]) -> Float[Tensor, "B Dc"]:
+        """Unit-length CLIP text embeddings, for evaluation."""
+        return self.clip.encode_text(self.clip_tokenizer(list(prompts)).to(self.device), normalize=True)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one row of each feature family."""
+        side, patch = self.dino_processor.crop_size["height"], self.dino.config.patch_size
+        latent = self.resolution // _vae_factor(self.vae)
+        return {
+            "clip": (_clip_width(self.clip),),
+            "dino": ((side // patch) ** 2, self.dino.config.hidden_size),
+            "text": (self.tokenizer.model_max_length, self.text_encoder.config.hidden_size),
+            "vae": (2 * self.vae.config.latent_channels, latent, latent),
+        }
+
+    def _clip_pixels(self, squares: Sequence[Rgb]) -> Tensor:
+        pixels = torch.stack([self.clip_preprocess(Image.fromarray(image)) for image in squares])
+        return pixels.to(self.device, self.dtype)
+
+    def _dino_pixels(self, squares: Sequence[Rgb]) -> Tensor:
+        # The library resizes to 256 and cuts the centre 224: that would crop the subject, so resize it whole.
+        side = self.dino_processor.crop_size["height"]
+        images = [resize(image, (side, side)) for image in squares]
+        batch = self.dino_processor(images, do_resize=False, do_center_crop=False, return_tensors="pt")
+        return batch["pixel_values"].to(self.device, self.dtype)
+
+
+def load_encoders(
+    names: EncoderNames | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Encoders:
+    """Load the frozen encoders without the UNet.
+
+    Raises:
+        OSError: a name or path that does not hold the model; the library's message says what is missing.
+    """
+    names = names or EncoderNames()
+    base = _base_path(names.base)
+    clip_name = f"local-dir:{pocket.weights_path() / 'open_clip'}" if names.clip == "pocket" else names.clip
+    dino_name = str(pocket.weights_path() / "dino") if names.dino == "pocket" else names.dino
+    clip, preprocess = cast(tuple[Any, Any], open_clip.create_model_from_pretrained(clip_name, return_transform=True))
+    dino: Any = Dinov2Model.from_pretrained(dino_name)
+    processor = AutoImageProcessor.from_pretrained(dino_name)
+    tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder")
+    vae = AutoencoderKL.from_pretrained(base, subfolder="vae")
+    unet_config: Any = UNet2DConditionModel.load_config(base, subfolder="unet")
+    sample_size = int(unet_config["sample_size"])
+    fingerprints = {
+        "clip": fingerprint(clip.state_dict().items(), str(preprocess)),
+        "dino": fingerprint(dino.state_dict().items(), _processor_text(processor)),
+        "text": fingerprint(text_encoder.state_dict().items(), json.dumps(tokenizer.get_vocab(), sort_keys=True)),
+        "vae": fingerprint(vae.state_dict().items(), f"{sample_size}"),
+    }
+    modules = {"clip": clip, "dino": dino, "text_encoder": text_encoder, "vae": vae}
+    for module in modules.values():
+        module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return Encoders(
+        names=names,
+        clip_preprocess=preprocess,
+        clip_tokenizer=open_clip.get_tokenizer(clip_name),
+        dino_processor=processor,
+        tokenizer=tokenizer,
+        resolution=sample_size * _vae_factor(vae),
+        fingerprints=fingerprints,
+        device=device,
+        dtype=dtype,
+        **modules,
+    )
+
+
+def fingerprint(weights: Iterable[tuple[str, Tensor]], preprocessing: str) -> str:
+    """16 hex characters that change when a weight (to half precision) or the preprocessing changes."""
+    digest = hashlib.sha256(preprocessing.encode())
+    for name, tensor in sorted(weights):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _processor_text(processor: Any) -> str:
+    keys = ("crop_size", "image_mean", "image_std", "rescale_factor", "resample")
+    return json.dumps({key: str(getattr(processor, key, None)) for key in keys}, sort_keys=True)
+
+
+def _base_path(base: str) -> str:
+    return str(pocket.weights_path()) if base == "pocket" else base
+
+
+def _vae_factor(vae: Any) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _clip_width(clip: Any) -> int:
+    return int(clip.visual.output_dim)

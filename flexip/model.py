@@ -1,0 +1,156 @@
+"""FlexIP: a frozen UNet, two adapters and one shared projection pair a layer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from flexip.adapters import AdapterConfig, Adapters, SubjectTokens
+from flexip.attention import (
+    KEYWORD,
+    SubjectConditioning,
+    SubjectProjections,
+    check_processors,
+    cross_attention_layers,
+    install_processors,
+    project_subjects,
+)
+from flexip.gate import Gate
+
+
+class FlexIP(nn.Module):
+    """The trainable parts beside a frozen UNet, which is held by reference and never saved with them."""
+
+    def __init__(self, unet: Any, config: AdapterConfig):
+        """Start W' from the UNet's text projections and give its attention layers the gated processors.
+
+        Raises:
+            ValueError: `config.context_width` is not the UNet's cross-attention width.
+        """
+        super().__init__()
+        width = unet.config.cross_attention_dim
+        if config.context_width != width:
+            raise ValueError(f"context_width: {config.context_width}; the UNet's cross-attention width is {width}")
+        self.config = config
+        self.adapters = Adapters(config)
+        self.attention = SubjectProjections(unet)
+        self.unet = unet
+        self.unet.requires_grad_(False)
+        install_processors(unet)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name: what a checkpoint holds."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("unet.")}
+
+    def subject_tokens(
+        self,
+        cls: Float[Tensor, "B Dc"],
+        patches: Float[Tensor, "B N Dd"],
+        text: Float[Tensor, "B L D"],
+        keep: Bool[Tensor, " B"] | None = None,
+    ) -> SubjectTokens:
+        """P and S of each row; a row that is not kept has zero tokens, which leave the base model's output alone."""
+        tokens = self.adapters(cls, patches, text)
+        if keep is None:
+            return tokens
+        kept = keep.to(text.dtype)[:, None, None]
+        return SubjectTokens(tokens.preservation * kept, tokens.personalization * kept)
+
+    def conditioning(self, tokens: SubjectTokens, gate: Gate) -> SubjectConditioning:
+        """Keys and values of the tokens for every layer, computed once for all steps."""
+        return project_subjects(tokens, self.attention, gate, self.config.gating)
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "B C h w"],
+        timesteps: Tensor,
+        text: Float[Tensor, "B L D"],
+        cls: Float[Tensor, "B Dc"],
+        patches: Float[Tensor, "B N Dd"],
+        gate: Gate,
+        keep: Bool[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B C h w"]:
+        """The UNet's prediction for noisy latents, under the subject and the gate of each row."""
+        subject = self.conditioning(self.subject_tokens(cls, patches, text, keep), gate)
+        return self.unet(
+            noisy, timesteps, encoder_hidden_states=text, cross_attention_kwargs={KEYWORD: subject}, return_dict=False
+        )[0]
+
+    def attach(self, pipe: Any) -> None:
+        """Make any diffusers SD1.5 pipeline ready for `condition`, whatever its task.
+
+        Raises:
+            ValueError: the pipeline's UNet has other cross-attention layers than the one trained with.
+        """
+        ours = {name: (m.query_dim, m.cross_attention_dim) for name, m in cross_attention_layers(self.unet)}
+        theirs = {name: (m.query_dim, m.cross_attention_dim) for name, m in cross_attention_layers(pipe.unet)}
+        if ours != theirs:
+            odd = sorted(ours.keys() ^ theirs.keys()) or [name for name in ours if ours[name] != theirs[name]]
+            raise ValueError(f"pipe.unet: cross-attention layers differ from the trained UNet's, first: {odd[0]}")
+        install_processors(pipe.unet)
+
+    @torch.no_grad()
+    def condition(
+        self,
+        pipe: Any,
+        prompt: Sequence[str],
+        subjects: tuple[Float[Tensor, "B Dc"], Float[Tensor, "B N Dd"]],
+        gate: Gate,
+        guidance_scale: float = 7.5,
+        n: int = 1,
+        negative_prompt: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Arguments for `pipe(**model.condition(...), guidance_scale=...)`.
+
+        Args:
+            prompt: B prompts. subjects: [CLS] and patches of B references, from `Encoders.encode_references`.
+            gate: B rows. guidance_scale: the one the pipeline gets; above 1 the conditioning has 2 B n rows,
+                unconditional first, with zero subject tokens and the same gate. n: pictures a prompt.
+
+        Returns:
+            prompt_embeds and, with guidance, negative_prompt_embeds, (B n, L, D) each; cross_attention_kwargs.
+
+        Raises:
+            ValueError: rows that do not match. RuntimeError: a processor was replaced after `attach`.
+        """
+        check_processors(pipe.unet)
+        cls, patches = subjects
+        if not len(prompt) == len(cls) == len(patches) == gate.rows:
+            raise ValueError(
+                f"rows: {len(prompt)} prompts, {len(cls)} subjects, {gate.rows} gate rows; all must be the same"
+            )
+        guided = guidance_scale > 1
+        text, negative = pipe.encode_prompt(
+            list(prompt), pipe.unet.device, 1, guided, list(negative_prompt) if negative_prompt else None
+        )
+        tokens = self.subject_tokens(cls, patches, text)
+        rows = torch.arange(len(prompt), device=text.device).repeat_interleave(n)
+        tokens = SubjectTokens(tokens.preservation[rows], tokens.personalization[rows])
+        gate = gate.select(rows.cpu())
+        arguments: dict[str, Any] = {"prompt_embeds": text[rows]}
+        if guided:
+            arguments["negative_prompt_embeds"] = negative[rows]
+            tokens, gate = _unconditional_first(tokens, gate)
+        arguments["cross_attention_kwargs"] = {KEYWORD: self.conditioning(tokens, gate)}
+        return arguments
+
+
+def _unconditional_first(tokens: SubjectTokens, gate: Gate) -> tuple[SubjectTokens, Gate]:
+    """Double the rows: zero tokens under the same gate, then the tokens."""
+    doubled = (
+        torch.cat([torch.zeros_like(tokens.preservation), tokens.preservation]),
+        torch.cat([torch.zeros_like(tokens.personalization), tokens.personalization]),
+    )
+    return SubjectTokens(*doubled), gate.select(torch.arange(gate.rows).repeat(2))
+
+
+def adapter_config(unet: Any, shapes: dict[str, tuple[int, ...]], **sizes: Any) -> AdapterConfig:
+    """The adapter configuration whose widths fit a UNet and `Encoders.shapes`; `sizes` are the free ones."""
+    return AdapterConfig(
+        context_width=unet.config.cross_attention_dim,
+        clip_width=shapes["clip"][-1],
+        dino_width=shapes["dino"][-1],
+        **sizes,
+    )

@@ -1,0 +1,97 @@
+"""Sentences about a picture, of three lengths, with and without saying who the creatures are."""
+
+from typing import TYPE_CHECKING, Literal
+
+from flexip.pocket.identity import Identity
+
+if TYPE_CHECKING:
+    from flexip.pocket.world import Picture, Placement
+
+Length = Literal["short", "medium", "long"]
+LENGTHS: tuple[Length, ...] = ("short", "medium", "long")
+_PLACES = {
+    "beach": "on a beach",
+    "forest": "in a forest",
+    "desert": "in a desert",
+    "snow": "in the snow",
+    "city": "in a city",
+    "meadow": "in a meadow",
+    "sea": "under the sea",
+    "moon": "on the moon",
+    "mountains": "in the mountains",
+    "room": "in a room",
+}
+_POSES = {
+    "fully left": "looking fully left",
+    "left": "looking left",
+    "front": "looking ahead",
+    "right": "looking right",
+    "fully right": "looking fully right",
+}
+_STYLES = {"flat": "a flat drawing of", "sketch": "a sketch of", "night": "a night picture of", "pixel": "pixel art of"}
+_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def caption(picture: "Picture", length: Length = "medium", describe_identity: bool = True) -> str:
+    """One sentence: short (who), medium (expression and scene too), long (also pose and style).
+
+    With `describe_identity` false a creature is only "a creature", as in an editing prompt. From three creatures on
+    the sentence counts them, to stay within 77 tokens.
+    """
+    words = _crowd(picture, length) if len(picture.creatures) > 2 else _each(picture, length, describe_identity)
+    if length != "short":
+        words += f", {_PLACES[picture.scene]}"
+    if length == "long" or (length == "medium" and picture.style != "flat"):
+        words = f"{_STYLES[picture.style]} {words}"
+    return words
+
+
+def describe(who: Identity, length: Length = "medium") -> str:
+    """ "a red round creature with horns"; longer forms add pattern, eyes and mark."""
+    parts = [] if who.top == "no ears" else [who.top if length == "short" else f"{who.second} {who.top}".replace(f"{who.second} a ", f"a {who.second} ")]
+    if length != "short" and who.pattern != "plain":
+        parts.append({"two-tone": f"a {who.second} belly", "striped": f"{who.second} stripes", "spotted": f"{who.second} spots",
+                      "checkered": f"{who.second} checks"}[who.pattern])  # fmt: skip
+    if length == "long":
+        parts += [who.eyes] + ([who.mark] if who.mark != "no mark" else [])
+    article = "an" if who.colour[0] in "aeiou" else "a"
+    base = f"{article} {who.colour} {who.shape} creature"
+    return base if not parts else f"{base} with {_join(parts)}"
+
+
+def vocabulary() -> set[str]:
+    """Every word (letters only) that a caption can contain."""
+    from flexip.pocket import identity as names
+    from flexip.pocket.face import EXPRESSIONS
+
+    phrases = [*names.SHAPES, *names.COLOURS, *names.TOPS, *names.EYES, *names.MARKS, *EXPRESSIONS, *_COUNTS]
+    phrases += [*_PLACES.values(), *_POSES.values(), *_STYLES.values(), "a an and with creature creatures belly stripes spots checks"]
+    return {word for phrase in phrases for word in phrase.replace("-", " ").split()}
+
+
+def _each(picture: "Picture", length: Length, describe_identity: bool) -> str:
+    detail: Length = length if len(picture.creatures) == 1 else "short"
+    return " and ".join(_one(placed, length, detail, describe_identity) for placed in picture.creatures)
+
+
+def _one(placed: "Placement", length: Length, detail: Length, describe_identity: bool) -> str:
+    if not describe_identity:
+        article = "an" if placed.expression[0] in "aeiou" else "a"
+        words = f"{article} {placed.expression} creature"
+        return f"{words}, {_POSES[placed.pose]}" if length == "long" else words
+    words = describe(placed.identity, detail)
+    if length == "short":
+        return words
+    words = f"{words}, {placed.expression}"
+    return f"{words}, {_POSES[placed.pose]}" if length == "long" else words
+
+
+def _crowd(picture: "Picture", length: Length) -> str:
+    count = len(picture.creatures)
+    moods = {placed.expression for placed in picture.creatures}
+    mood = f"{moods.pop()} " if len(moods) == 1 and length != "short" else ""
+    return f"{_COUNTS[count]} {mood}creatures"
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

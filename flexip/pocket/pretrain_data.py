@@ -1,0 +1,75 @@
+"""The pictures that the pocket models learn from: rendered once, in pairs of one identity, kept as memory maps."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import trange
+
+from flexip.pocket.identity import sample_identity
+from flexip.pocket.models import RESOLUTION
+from flexip.pocket.world import place, render
+from flexip.rows import Split
+
+# How often each sentence is used in training; "plain" ones do not say who the creature is.
+CAPTION_SHARES = {
+    "short": 0.08, "medium": 0.26, "long": 0.34, "short plain": 0.05, "medium plain": 0.14, "long plain": 0.13,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Renders:
+    """Pictures 2k and 2k + 1 show the same creatures, in another scene, style, expression and pose."""
+
+    images: np.ndarray  # uint8 (n, H, W, 3)
+    subjects: np.ndarray  # uint8 (n, H, W): 1 where a creature is visible
+    boxes: np.ndarray  # float32 (n, 4) [px] of the foremost creature
+    captions: list[dict[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def load_renders(directory: Path, count: int, seed: int, split: Split = "train") -> Renders:
+    """Renders `count` pictures into the directory, or reads them where that has been done."""
+    folder = directory / f"renders-{split}-{count}-{seed}"
+    if not (folder / "captions.json").exists():
+        _write_renders(folder, count, seed, split)
+    arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "subjects", "boxes"))
+    return Renders(*arrays, json.loads((folder / "captions.json").read_text()))
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def pick_captions(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> list[str]:
+    """One sentence for each row, of a kind drawn by CAPTION_SHARES."""
+    kinds = rng.choice(list(CAPTION_SHARES), size=len(rows), p=list(CAPTION_SHARES.values()))
+    return [renders.captions[row][str(kind)] for row, kind in zip(rows, kinds, strict=True)]
+
+
+def _write_renders(folder: Path, count: int, seed: int, split: Split) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    shape = (count, RESOLUTION, RESOLUTION)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, 3))
+    subjects = np.lib.format.open_memmap(folder / "subjects.npy", "w+", np.uint8, shape)
+    boxes = np.zeros((count, 4), np.float32)
+    captions = []
+    for pair in trange(count // 2, desc="rendering", mininterval=5.0):
+        rng = np.random.default_rng((seed, pair, len(split)))
+        who = [sample_identity(rng, split) for _ in range(int(rng.choice([1, 2, 3], p=(0.86, 0.1, 0.04))))]
+        for row in (2 * pair, 2 * pair + 1):
+            frame = render(place(who, rng), RESOLUTION)
+            images[row], subjects[row], boxes[row] = frame.image, frame.masks.any(axis=0), frame.boxes[-1]
+            captions.append(frame.captions)
+    images.flush()
+    subjects.flush()
+    np.save(folder / "boxes.npy", boxes)
+    (folder / "captions.json").write_text(json.dumps(captions))

@@ -1,0 +1,210 @@
+"""The batched sampler: rows with their own timestep, guidance, gate, prompt, reference and seed share UNet calls."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flexip.adapters import SubjectTokens
+from flexip.attention import KEYWORD, SubjectConditioning, check_processors
+from flexip.diffusion import ddim_step, guide
+from flexip.encoders import Encoders
+from flexip.gate import Gate
+from flexip.images import Rgb
+from flexip.model import FlexIP
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A trained model with the base pipeline and the encoders it was trained on: all that inference needs."""
+
+    model: FlexIP
+    encoders: Encoders
+    pipe: Any  # diffusers StableDiffusionPipeline, attached
+    digest: str = ""  # SHA-256 of the adapters' file, hex; empty for a model that was never saved
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture asked for. Weights as in `Gate`; without a reference the base model answers."""
+
+    prompt: str
+    reference: Rgb | None = None
+    preservation: float = 0.5
+    personalization: float = 0.5
+    negative_prompt: str = ""
+    guidance_scale: float = 5.0
+    steps: int = 25
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 1 <= self.steps <= 1000:
+            raise ValueError(f"steps: {self.steps} must be within 1..1000")
+        if not np.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale: {self.guidance_scale} must be a finite number; 1 means no guidance")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """DDIM's walk for one step count."""
+
+    timesteps: Int[Tensor, " S"]
+    alpha_bar: Float[Tensor, " S"]
+    alpha_bar_previous: Float[Tensor, " S"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The UNet rows of a set of requests: their conditional rows, then unconditional rows of those with guidance."""
+
+    request: Int[Tensor, " R"]  # index of the request each UNet row belongs to
+    conditional: int  # how many lead
+    text: Float[Tensor, "R L D"]
+    subject: SubjectConditioning
+
+
+@torch.inference_mode()
+def sample(
+    engine: Engine,
+    requests: Sequence[Request],
+    on_step: Callable[[int, int], None] | None = None,
+    max_rows: int = 64,
+) -> list[Rgb]:
+    """Draw every request; the picture of each is the same alone and in any company.
+
+    Args:
+        on_step: called with (UNet calls done, UNet calls in all) after each.
+        max_rows: most UNet rows in one call (a request with guidance has two).
+
+    Raises:
+        ValueError: a request out of bounds. RuntimeError: the pipeline's attention processors were replaced.
+    """
+    check_processors(engine.pipe.unet)
+    chunk = max(1, max_rows // 2)
+    chunks = [requests[i : i + chunk] for i in range(0, len(requests), chunk)]
+    total, done = sum(max(r.steps for r in c) for c in chunks), 0
+    images: list[Rgb] = []
+    for part in chunks:
+        latents = initial_noise(engine, part)
+        rows = prepare_rows(engine, part)
+        schedules = {r.steps: ddim_schedule(engine.pipe.scheduler.config, r.steps) for r in part}
+        active = list(range(len(part)))
+        for step in range(max(r.steps for r in part)):
+            still = [i for i in active if step < part[i].steps]
+            if still != active:
+                rows, active = _keep(rows, part, active, still), still
+            latents[active] = denoise(engine, rows, [part[i] for i in active], schedules, latents[active], step)
+            done += 1
+            if on_step:
+                on_step(done, total)
+        images += decode(engine, latents)
+    return images
+
+
+def initial_noise(engine: Engine, requests: Sequence[Request]) -> Float[Tensor, "B C h w"]:
+    """z_T of each request from its own seed, drawn on the CPU so that it is the same on every device."""
+    config = engine.pipe.unet.config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(r.seed)) for r in requests]
+    return torch.stack(noise).to(engine.encoders.device, engine.encoders.dtype)
+
+
+def prepare_rows(engine: Engine, requests: Sequence[Request]) -> Rows:
+    """Encode prompts and references and project them for every layer, once for all steps."""
+    encoders, model = engine.encoders, engine.model
+    text = encoders.encode_text([r.prompt for r in requests])
+    tokens = _subject_tokens(engine, requests, text)
+    guided = [i for i, r in enumerate(requests) if r.guidance_scale > 1]
+    request = torch.tensor([*range(len(requests)), *guided])
+    if guided:
+        text = torch.cat([text, encoders.encode_text([requests[i].negative_prompt for i in guided])])
+        zeros = (torch.zeros_like(t[: len(guided)]) for t in (tokens.preservation, tokens.personalization))
+        tokens = SubjectTokens(
+            *(torch.cat(pair) for pair in zip((tokens.preservation, tokens.personalization), zeros, strict=True))
+        )
+    gate = Gate.weights([r.preservation for r in requests], [r.personalization for r in requests]).select(request)
+    return Rows(request, len(requests), text, model.conditioning(tokens, gate))
+
+
+def denoise(
+    engine: Engine,
+    rows: Rows,
+    requests: Sequence[Request],
+    schedules: dict[int, Schedule],
+    latents: Float[Tensor, "B C h w"],
+    step: int,
+) -> Float[Tensor, "B C h w"]:
+    """One UNet call for all rows, guidance, and each row's own DDIM step."""
+    device, dtype = latents.device, latents.dtype
+    timesteps = torch.stack([schedules[r.steps].timesteps[step] for r in requests]).to(device)
+    owner = rows.request.to(device)
+    prediction = engine.pipe.unet(
+        latents[owner],
+        timesteps[owner],
+        encoder_hidden_states=rows.text,
+        cross_attention_kwargs={KEYWORD: rows.subject},
+        return_dict=False,
+    )[0]
+    conditional, unconditional = prediction[: rows.conditional], prediction[rows.conditional :]
+    guided = owner[rows.conditional :]
+    if len(guided):
+        scale = torch.tensor([r.guidance_scale for r in requests], device=device, dtype=dtype)
+        conditional = conditional.clone()
+        conditional[guided] = guide(unconditional, conditional[guided], scale[guided])
+    alpha, previous = (
+        torch.stack([getattr(schedules[r.steps], name)[step] for r in requests]).to(device, dtype)
+        for name in ("alpha_bar", "alpha_bar_previous")
+    )
+    return ddim_step(latents, conditional, alpha, previous, engine.pipe.scheduler.config["prediction_type"])
+
+
+def decode(engine: Engine, latents: Float[Tensor, "B C h w"]) -> list[Rgb]:
+    """VAE decode to uint8 RGB, a few rows at a time."""
+    vae = engine.encoders.vae
+    images: list[Rgb] = []
+    for part in (latents / vae.config.scaling_factor).split(8):
+        pixels = vae.decode(part, return_dict=False)[0].float().clamp(-1, 1)
+        images += list(((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+    return images
+
+
+def ddim_schedule(scheduler_config: Any, steps: int) -> Schedule:
+    """Timesteps and noise levels of diffusers' DDIM scheduler for one step count."""
+    scheduler: Any = DDIMScheduler.from_config(dict(scheduler_config))
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps
+    previous = timesteps - scheduler.config["num_train_timesteps"] // steps
+    final = scheduler.final_alpha_cumprod
+    alpha_previous = torch.where(previous >= 0, scheduler.alphas_cumprod[previous.clamp(min=0)], final)
+    return Schedule(timesteps, scheduler.alphas_cumprod[timesteps], alpha_previous)
+
+
+def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -> SubjectTokens:
+    """Tokens of every request, each distinct reference encoded once; zero tokens where there is none."""
+    shapes, encoders = engine.encoders.shapes, engine.encoders
+    references = {id(r.reference): r.reference for r in requests if r.reference is not None}
+    order = {key: i for i, key in enumerate(references)}
+    if not references:
+        cls, patches = (
+            torch.zeros(len(requests), *shapes[f], device=text.device, dtype=text.dtype) for f in ("clip", "dino")
+        )
+    else:
+        encoded = encoders.encode_references(list(references.values()))
+        index = [order.get(id(r.reference), 0) for r in requests]
+        cls, patches = (features[index] for features in encoded)
+    keep = torch.tensor([r.reference is not None for r in requests], device=text.device)
+    return engine.model.subject_tokens(cls, patches, text, keep)
+
+
+def _keep(rows: Rows, requests: Sequence[Request], active: list[int], still: list[int]) -> Rows:
+    """The rows of the requests that go on; requests are renumbered in their order."""
+    position = {active.index(i): n for n, i in enumerate(still)}
+    chosen = [r for r, owner in enumerate(rows.request.tolist()) if owner in position]
+    request = torch.tensor([position[int(rows.request[r])] for r in chosen])
+    index = torch.tensor(chosen)
+    return Rows(request, len(still), rows.text[index.to(rows.text.device)], rows.subject.select(index))

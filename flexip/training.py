@@ -1,0 +1,208 @@
+"""One training step and everything it needs to be repeated exactly. Knows no launcher."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flexip.diffusion import (
+    PredictionType,
+    add_noise,
+    alphas_bar,
+    denoising_loss,
+    dropped_conditions,
+    sample_posterior,
+    target,
+)
+from flexip.encoders import Encoders
+from flexip.gate import Gate
+from flexip.model import FlexIP
+from flexip.rows import DATASETS
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Probabilities that a row loses its text alone, its image alone, or both."""
+
+    text: float = 0.05
+    image: float = 0.05
+    both: float = 0.05
+
+
+@dataclass(frozen=True)
+class Noising:
+    """The base model's diffusion process, as a batch needs it."""
+
+    alphas_cumprod: Float[Tensor, " T"]
+    prediction_type: PredictionType
+    scaling_factor: float
+    unconditional_text: Float[Tensor, "L D"]  # text states of the empty prompt, for rows that lose their text
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch with every random draw already made, so that a step is a function of it alone."""
+
+    cls: Float[Tensor, "B Dc"]
+    patches: Float[Tensor, "B N Dd"]
+    text: Float[Tensor, "B L D"]
+    noisy: Float[Tensor, "B C h w"]
+    truth: Float[Tensor, "B C h w"]
+    timesteps: Int[Tensor, " B"]
+    keep: Bool[Tensor, " B"]  # False where the image was dropped
+    gate: Gate
+
+
+@dataclass
+class TrainState:
+    """What a resumed run needs beside the data: all draws are functions of (seed, step), so no generator is kept."""
+
+    model: FlexIP
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def build_batch(
+    columns: Mapping[str, np.ndarray],
+    gamma: Float[Tensor, " B"],
+    drops: Drops,
+    noising: Noising,
+    row_seeds: np.ndarray,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    """Turn feature columns ("clip", "dino", "text", "vae") into a batch.
+
+    Every draw of a row comes from its own `row_seeds` entry (see `batch_rows`), so that a row is noised, timed and
+    dropped alike whichever worker it is dealt to.
+
+    Raises:
+        KeyError: a feature family is missing. ValueError: gamma outside 0..1.
+    """
+    cls, patches, text, moments = (
+        torch.from_numpy(np.asarray(columns[family])).to(device, dtype) for family in ("clip", "dino", "text", "vae")
+    )
+    rows, steps = len(cls), len(noising.alphas_cumprod)
+    shape = (moments.shape[1] // 2, *moments.shape[2:])
+    draws = [_row_draws(int(seed), shape, steps, drops) for seed in row_seeds]
+    posterior, noise = (torch.stack([d[i] for d in draws]).to(device, dtype) for i in (0, 1))
+    timesteps, lose_text, lose_image = (torch.stack([d[i] for d in draws]).to(device) for i in (2, 3, 4))
+    latents = sample_posterior(moments, posterior, noising.scaling_factor)
+    abar = alphas_bar(noising.alphas_cumprod, timesteps).to(dtype)
+    empty = noising.unconditional_text.to(device, dtype).expand(rows, -1, -1)
+    return Batch(
+        cls=cls,
+        patches=patches,
+        text=torch.where(lose_text[:, None, None], empty, text),
+        noisy=add_noise(latents, noise, abar),
+        truth=target(latents, noise, abar, noising.prediction_type),
+        timesteps=timesteps,
+        keep=~lose_image,
+        gate=Gate.dial(gamma, rows),
+    )
+
+
+def _row_draws(seed: int, shape: tuple[int, ...], steps: int, drops: Drops) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    posterior = torch.randn(shape, generator=generator)
+    noise = torch.randn(shape, generator=generator)
+    timestep = torch.randint(0, steps, (), generator=generator)
+    lose_text, lose_image = dropped_conditions(1, drops.text, drops.image, drops.both, generator)
+    return posterior, noise, timestep, lose_text[0], lose_image[0]
+
+
+def batch_loss(model: Any, batch: Batch) -> Float[Tensor, " B"]:
+    """Denoising loss of each row; `model` is a FlexIP or its DDP wrapper."""
+    prediction = model(batch.noisy, batch.timesteps, batch.text, batch.cls, batch.patches, batch.gate, batch.keep)
+    return denoising_loss(prediction, batch.truth)
+
+
+def train_step(state: TrainState, batch: Batch, grad_clip: float = 1.0, wrapped: Any = None) -> Float[Tensor, ""]:
+    """One optimiser step; returns the detached mean loss on the device, without waiting for it.
+
+    Args:
+        wrapped: the model as a launcher wrapped it (DDP); `state.model` when None.
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = batch_loss(wrapped or state.model, batch).mean()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(list(state.model.trainable().values()), grad_clip)
+    state.optimizer.step()
+    state.step += 1
+    return loss.detach()
+
+
+def new_state(model: FlexIP, learning_rate: float, weight_decay: float) -> TrainState:
+    """AdamW over the trainable parameters alone."""
+    optimizer = torch.optim.AdamW(model.trainable().values(), lr=learning_rate, weight_decay=weight_decay)
+    return TrainState(model, optimizer)
+
+
+def load_noising(encoders: Encoders, scheduler_config: Mapping[str, Any]) -> Noising:
+    """The diffusion process of a base model, from its scheduler's configuration and its encoders."""
+    scheduler: Any = DDPMScheduler.from_config(dict(scheduler_config))
+    return Noising(
+        alphas_cumprod=scheduler.alphas_cumprod,
+        prediction_type=scheduler.config["prediction_type"],
+        scaling_factor=encoders.vae.config.scaling_factor,
+        unconditional_text=encoders.encode_text([""])[0].clone(),
+    )
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One sample of a global batch."""
+
+    dataset: str
+    row: int  # index within the dataset's split
+    seed: int  # of everything drawn for this sample at this step
+
+
+def batch_rows(
+    seed: int, step: int, batch_size: int, sizes: Mapping[str, int], weights: Mapping[str, float]
+) -> list[BatchRow]:
+    """The global batch of one step: a pure function of (seed, step), whatever the number of workers.
+
+    Slots of the endless stream are dealt to the two datasets as evenly as their weights allow; each dataset is walked
+    in a new permutation every epoch, so that no row is skipped or seen twice within one.
+
+    Args:
+        sizes: rows of each dataset, by name. weights: shares of "invariant" and "variant"; only their ratio counts.
+
+    Raises:
+        ValueError: no dataset has both rows and weight.
+    """
+    first, second = DATASETS
+    shares = {name: max(weights.get(name, 0.0), 0.0) if sizes.get(name, 0) > 0 else 0.0 for name in DATASETS}
+    total = sum(shares.values())
+    if total <= 0:
+        raise ValueError(f"mixture: weights {dict(weights)} and sizes {dict(sizes)} leave no rows to train on")
+    share = shares[first] / total
+    rows = []
+    for slot in range(step * batch_size, (step + 1) * batch_size):
+        firsts = _floor(slot * share)
+        is_first = _floor((slot + 1) * share) > firsts
+        name, position = (first, firsts) if is_first else (second, slot - firsts)
+        epoch, offset = divmod(position, sizes[name])
+        row = _permutation(seed, DATASETS.index(name), epoch, sizes[name])[offset]
+        rows.append(BatchRow(name, int(row), _slot_seed(seed, slot)))
+    return rows
+
+
+def _floor(value: float) -> int:
+    return int(value + 1e-9)  # so that 3 * (1/3) counts as 1
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, dataset: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, dataset, epoch]).permutation(size)
+
+
+def _slot_seed(seed: int, slot: int) -> int:
+    return int(np.random.SeedSequence([seed, slot]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,88 @@
+"""Draw pictures of a subject from a checkpoint, without a server.
+
+python -m jobs.generate --checkpoint demo_output/train/checkpoint --reference subject.png --prompt "on a beach"
+"""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from flexip.checkpoint import load_checkpoint
+from flexip.images import decode_image, encode_png
+from flexip.sampler import Request, sample
+from jobs.config import JobConfig, load
+from jobs.console import UserError, command_line, progress, say
+
+
+class GenerateConfig(JobConfig):
+    """Draw pictures of a subject: a reference, a prompt and a gate."""
+
+    checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
+    prompt: str = Field(min_length=1, description="what to draw")
+    reference: Path | None = Field(default=None, description="picture of the subject; none: the base model draws")
+    gamma: float = Field(default=0.5, ge=0, le=1, description="the dial: 0 obeys the prompt, 1 keeps the subject")
+    preservation: float | None = Field(default=None, description="weight of identity, instead of gamma")
+    personalization: float | None = Field(default=None, description="weight of the edit, instead of 1 - gamma")
+    negative_prompt: str = Field(default="", description="what to steer away from")
+    guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance; 1 is without")
+    steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
+    seed: int = Field(default=0, ge=0, description="of the first picture; the next ones count up")
+    n: int = Field(default=1, ge=1, le=256, description="how many pictures")
+    output: Path = Field(default=Path("generated"), description="directory for the PNG files, named by their seeds")
+    device: str = Field(default="cpu", description="torch device, e.g. cuda")
+
+    @model_validator(mode="after")
+    def _both_weights(self):
+        if (self.preservation is None) != (self.personalization is None):
+            raise ValueError("preservation and personalization: give both weights, or gamma alone")
+        return self
+
+
+def run(config: GenerateConfig) -> list[Path]:
+    """Draw and write `n` pictures; returns their paths.
+
+    Raises:
+        UserError, ImageError, CheckpointError: a reference or checkpoint that cannot be used.
+    """
+    reference = None
+    if config.reference is not None:
+        if not config.reference.is_file():
+            raise UserError(f"reference = {config.reference}: no such file; give a picture of the subject")
+        reference = decode_image(config.reference.read_bytes())
+    engine = load_checkpoint(config.checkpoint, config.device)
+    requests = [
+        Request(
+            prompt=config.prompt,
+            reference=reference,
+            preservation=config.gamma if config.preservation is None else config.preservation,
+            personalization=1 - config.gamma if config.personalization is None else config.personalization,
+            negative_prompt=config.negative_prompt,
+            guidance_scale=config.guidance_scale,
+            steps=config.steps,
+            seed=config.seed + index,
+        )
+        for index in range(config.n)
+    ]
+    with progress(None, "generate", "step") as bar:
+
+        def tick(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        images = sample(engine, requests, tick)
+    config.output.mkdir(parents=True, exist_ok=True)
+    paths = [config.output / f"{request.seed:05d}.png" for request in requests]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(encode_png(image))
+    say("generate", f"{len(paths)} pictures in {config.output}")
+    return paths
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    """The command line; see `--help`."""
+    run(load(GenerateConfig, argv, "python -m jobs.generate"))
+
+
+if __name__ == "__main__":
+    main()

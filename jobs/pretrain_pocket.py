@@ -1,0 +1,93 @@
+"""Makes the pocket models from nothing: VAE, text and CLIP, DINO, UNet; each stage is taken up again where it stopped.
+
+    python -m jobs.pretrain_pocket --stages vae clip --vae.minutes 20
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from flexip.pocket import weights_path
+from flexip.pocket.models import total_bytes
+from flexip.pocket.pretrain import Budget, Workshop
+from flexip.pocket.pretrain_clip import train_clip
+from flexip.pocket.pretrain_data import load_renders
+from flexip.pocket.pretrain_dino import train_dino
+from flexip.pocket.pretrain_unet import train_unet
+from flexip.pocket.pretrain_vae import train_vae
+from jobs.config import JobConfig, Section, load
+from jobs.console import UserError, command_line, say
+
+StageName = Literal["vae", "clip", "dino", "unet"]
+
+
+class StageConfig(Section):
+    minutes: float = Field(default=10.0, gt=0, description="wall clock of training, summed over restarts [min]")
+    steps: int | None = Field(default=None, ge=1, description="train this many steps, whatever the clock says")
+    batch_size: int = Field(default=32, ge=2, description="pictures per step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's peak learning rate")
+
+    def budget(self) -> Budget:
+        return Budget(self.minutes, self.batch_size, self.learning_rate, self.steps)
+
+
+class PretrainConfig(JobConfig):
+    """Configuration of `jobs.pretrain_pocket`."""
+
+    directory: Path = Field(default=Path("runs/pretrain"), description="renders and checkpoints of the stages")
+    weights: Path = Field(default_factory=weights_path, description="folder that receives the finished models")
+    stages: list[StageName] = Field(default=["vae", "clip", "dino", "unet"], description="stages to run, in order")
+    renders: int = Field(default=32000, ge=512, description="pictures rendered for training, two of each creature")
+    held_out: int = Field(default=1024, ge=1024, description="pictures of validation identities, for the figures printed")
+    threads: int = Field(default=2, ge=1, description="torch threads")
+    device: str = Field(default="cpu", description="torch device of the training, e.g. cpu or cuda")
+    bf16: bool = Field(default=False, description="compute in bfloat16, faster where the hardware has it")
+    seed: int = Field(default=0, ge=0, description="seed of renders, weights and batches")
+    vae: StageConfig = Field(default=StageConfig(minutes=30, batch_size=10), description="autoencoder")
+    clip: StageConfig = Field(default=StageConfig(minutes=15, batch_size=96), description="text encoder and OpenCLIP")
+    dino: StageConfig = Field(default=StageConfig(minutes=15, batch_size=48), description="DINO encoder")
+    unet: StageConfig = Field(default=StageConfig(minutes=90, learning_rate=6e-4), description="text-to-image UNet")
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """Figures of each stage that ran, by stage and name, and the size of all weights [bytes]."""
+
+    figures: dict[str, dict[str, float]]
+    weight_bytes: int
+
+
+def run(config: PretrainConfig) -> PretrainResult:
+    """Runs the stages in the order asked for; a stage needs the weights of those before it."""
+    if config.stages != [name for name in ("vae", "clip", "dino", "unet") if name in config.stages]:
+        raise UserError(f"stages {config.stages}: give some of vae, clip, dino, unet, once each and in this order")
+    torch.set_num_threads(config.threads)
+    shop = Workshop(config.directory, config.weights, config.seed, config.device, config.bf16)
+    renders = load_renders(config.directory, config.renders, config.seed)
+    held_out = load_renders(config.directory, config.held_out, config.seed, "val")
+    figures: dict[str, dict[str, float]] = {}
+    for name in config.stages:
+        if name == "vae":
+            figures[name] = train_vae(shop, config.vae.budget(), renders, held_out)
+        elif name == "clip":
+            figures[name] = train_clip(shop, config.clip.budget(), renders, held_out)
+        elif name == "dino":
+            figures[name] = train_dino(shop, config.dino.budget(), renders, held_out)
+        else:
+            figures[name] = train_unet(shop, config.unet.budget(), renders)
+        say(name, ", ".join(f"{key} {value:.4g}" for key, value in figures[name].items()))
+    size = total_bytes(config.weights)
+    say("weights", f"{size / 1e6:.1f} MB in {config.weights}")
+    return PretrainResult(figures, size)
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    run(load(PretrainConfig, argv, "python -m jobs.pretrain_pocket"))
+
+
+if __name__ == "__main__":
+    main()

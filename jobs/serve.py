@@ -1,0 +1,116 @@
+"""Serve a checkpoint over HTTP with Ray Serve: `python -m jobs.serve --checkpoint DIR`, until Ctrl-C."""
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from ray import serve
+
+from flexip.checkpoint import read_config
+from jobs.cluster import gpu_wanted, ray_session
+from jobs.config import JobConfig, RayConfig, load
+from jobs.console import UserError, command_line, say
+from jobs.serving.deployment import application
+from jobs.serving.requests import LimitsConfig
+
+APPLICATION = "flexip"
+
+
+class ServeConfig(JobConfig):
+    """Draw pictures over HTTP from a trained checkpoint, with OpenAI's image routes."""
+
+    checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 opens the service to the network")
+    port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on")
+    name: str = Field("flexip", min_length=1, description="the model's name in /v1/models")
+    replicas: int = Field(1, ge=1, description="copies of the model, each in a process of its own")
+    cpus_per_replica: float = Field(1, gt=0, description="CPUs of one replica; also its number of compute threads")
+    batch_rows: int = Field(8, ge=1, description="most images that are drawn together")
+    queue_rows: int = Field(32, ge=1, description="most images that wait in one replica; beyond, 429 is answered")
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="what one request may cost")
+    ray: RayConfig = Field(default_factory=RayConfig, description="the Ray that the service runs on")
+
+    @model_validator(mode="after")
+    def _room_for_one_request(self):
+        if self.queue_rows < self.limits.images:
+            raise ValueError(
+                f"queue_rows = {self.queue_rows}: smaller than limits.images = {self.limits.images}; "
+                "one full request would never be accepted"
+            )
+        return self
+
+
+@contextmanager
+def serving(config: ServeConfig) -> Iterator[str]:
+    """The service runs inside the block; gives its URL, e.g. http://127.0.0.1:8000. Everything is stopped at the end.
+
+    Raises:
+        CheckpointError, UserError: a checkpoint that cannot be served, a port that is taken.
+    """
+    read_config(config.checkpoint)
+    _check_port(config.host, config.port)
+    with ray_session(config.ray):
+        try:
+            serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
+            serve.run(_application(config), name=APPLICATION, route_prefix="/")
+            yield f"http://{_reachable(config.host)}:{config.port}"
+        finally:
+            serve.shutdown()
+
+
+def _application(config: ServeConfig) -> serve.Application:
+    return application(
+        config.checkpoint,
+        name=config.name,
+        limits=config.limits,
+        batch_rows=config.batch_rows,
+        queue_rows=config.queue_rows,
+        replicas=config.replicas,
+        cpus=config.cpus_per_replica,
+        gpus=1 if gpu_wanted(config.ray) else 0,
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        raise UserError(f"port = {port}: cannot listen on {host} ({error.strerror}); choose another --port") from error
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+
+
+def run(config: ServeConfig) -> None:
+    """Serves until SIGINT or SIGTERM, then stops everything that it started."""
+    say("serve", f"loading {config.checkpoint}")
+    with serving(config) as url:
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        say("serve", f"{url} is ready; API pages at {url}/docs; Ctrl-C stops it. Try:")
+        say("", example(url))
+        stop.wait()
+        say("serve", "stopping")
+    say("serve", "stopped")
+
+
+def example(url: str) -> str:
+    """A shell command that asks the service for one picture of a subject."""
+    fields = "-F image=@subject.png -F prompt='on a beach' -F gamma=0.5"
+    return f"curl -s {url}/v1/images/edits {fields} | jq -r '.data[0].b64_json' | base64 -d > answer.png"
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    run(load(ServeConfig, argv, "python -m jobs.serve"))
+
+
+if __name__ == "__main__":
+    main(None)

@@ -1,0 +1,102 @@
+"""What a client is told when something is wrong: OpenAI's error shape, one line naming field, value and remedy."""
+
+import difflib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from jobs.serving.batching import Overloaded
+
+LOGGER = logging.getLogger("ray.serve")
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+LONGEST_VALUE = 60  # characters of a refused value that are repeated; a picture as base64 is millions long
+
+
+class RequestError(Exception):
+    """A request that cannot be served as it is. The message is for people, `param` and `code` are for programs."""
+
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value", status: int = 400):
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+
+
+def shorten(value: object) -> str:
+    """The value as Python writes it, cut to a length that fits into one line."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def error_body(message: str, param: str | None, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def validation_error(problems: Sequence[Any], fields: Sequence[str]) -> RequestError:
+    """All problems that pydantic found as one error; `param` is the first field. `fields` are the valid names."""
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        detail = first.get("ctx", {}).get("error", "")
+        return RequestError(f"body: not JSON ({detail}); send one JSON object", None, "invalid_json", 400)
+    message = "; ".join(_describe(problem, fields) for problem in problems)
+    code = {"extra_forbidden": "unknown_field", "missing": "missing_field"}.get(first["type"], "invalid_value")
+    return RequestError(message, _param(first), code, 422)
+
+
+def _param(problem: Mapping[str, Any]) -> str | None:
+    names = [part for part in problem["loc"] if isinstance(part, str) and part != "body"]
+    return ".".join(names) or None
+
+
+def _describe(problem: Mapping[str, Any], fields: Sequence[str]) -> str:
+    param = _param(problem) or "body"
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(param, fields, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(fields)}"
+        return f"{param}: unknown field; {hint}"
+    if problem["type"] == "missing":
+        return f"{param}: missing; this field is required"
+    expected = problem["msg"]
+    return f"{param} = {shorten(problem['input'])}: {expected[:1].lower()}{expected[1:]}"
+
+
+def install(app: FastAPI, fields: Sequence[str]) -> None:
+    """Every error of the application, expected or not, leaves in the one shape."""
+
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestError)
+        return JSONResponse(error_body(str(error), error.param, error.code), error.status)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return await refused(request, validation_error(error.errors(), fields))
+
+    async def overloaded(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Overloaded)
+        seconds = max(1, math.ceil(error.retry_after))
+        message = f"the queue is full ({error.waiting} images waiting); try again in {seconds} s"
+        body = error_body(message, None, "rate_limit_exceeded", "rate_limit_error")
+        return JSONResponse(body, 429, headers={"Retry-After": str(seconds)})
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(
+            error.status_code, "invalid_request"
+        )
+        return JSONResponse(error_body(str(error.detail), None, code), error.status_code, headers=error.headers)
+
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        LOGGER.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        message = "the server failed to answer this request; the cause is in its log"
+        return JSONResponse(error_body(message, None, "internal_error", "server_error"), 500)
+
+    app.add_exception_handler(RequestError, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Overloaded, overloaded)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, failed)

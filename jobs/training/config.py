@@ -1,0 +1,82 @@
+"""What can be set in a training."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from jobs.config import JobConfig, MLflowConfig, ModelsConfig, RayConfig, Section
+
+
+class AdapterSizes(Section):
+    queries: int = Field(default=16, ge=1, description="learned queries of the detail stream [tokens]")
+    cls_tokens: int = Field(default=4, ge=1, description="tokens that the CLIP [CLS] is expanded to")
+    depth: int = Field(default=4, ge=1, description="Perceiver blocks of each stream")
+    heads: int = Field(default=12, ge=1, description="attention heads of a block")
+    dim_head: int = Field(default=64, ge=8, description="width of a head")
+    gating: Literal["branch", "token"] = Field(default="branch", description="what the gate multiplies: attention or tokens")
+
+
+class GateByDataset(Section):
+    invariant: float = Field(default=0.7, ge=0, le=1, description="gamma of a row whose pair shows the same moment")
+    variant: float = Field(default=0.3, ge=0, le=1, description="gamma of a row whose pair shows two moments")
+
+
+class DropConfig(Section):
+    text: float = Field(default=0.05, ge=0, le=1, description="probability that a row loses its caption alone")
+    image: float = Field(default=0.05, ge=0, le=1, description="probability that a row loses its reference alone")
+    both: float = Field(default=0.05, ge=0, le=1, description="probability that a row loses both")
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> "DropConfig":
+        total = self.text + self.image + self.both
+        if total > 1:
+            raise ValueError(f"text + image + both = {total:g}; they exclude each other, so at most 1")
+        return self
+
+
+class OptimizerConfig(Section):
+    learning_rate: float = Field(default=1e-4, gt=0, description="of AdamW, constant")
+    weight_decay: float = Field(default=0.01, ge=0, description="of AdamW")
+    grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+
+
+class Mixture(Section):
+    invariant: float = Field(default=0.5, ge=0, description="weight of the invariant dataset; only the ratio counts")
+    variant: float = Field(default=0.5, ge=0, description="weight of the variant dataset")
+
+
+class TrainConfig(JobConfig):
+    """Train the FlexIP adapters on a curated dataset."""
+
+    dataset: Path = Field(description="dataset directory, as written by jobs.curate")
+    output: Path = Field(description="directory of the results: checkpoint, runs, MLflow store")
+    name: str = Field(
+        default="flexip", pattern=r"^[\w.-]+$", description="the run's name; starting one name again continues it"
+    )
+    models: ModelsConfig = Field(default=ModelsConfig(), description="frozen models, the same as in curation")
+    adapter: AdapterSizes = Field(default=AdapterSizes(), description="architecture of the adapters")
+    gate: GateByDataset = Field(default=GateByDataset(), description="gamma in training: 1 keeps identity, 0 edits")
+    drops: DropConfig = Field(default=DropConfig(), description="condition dropout, for classifier-free guidance")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW over the adapters")
+    mixture: Mixture = Field(default=Mixture(), description="shares of the two datasets in a batch")
+    steps: int = Field(default=1000, ge=1, description="optimizer steps of the whole run")
+    batch_size: int = Field(default=16, ge=1, description="rows in a step, over all workers; a multiple of workers")
+    workers: int = Field(default=2, ge=1, description="training processes: gloo on CPUs, NCCL with one GPU each")
+    max_failures: int = Field(
+        default=3, ge=0, description="times that training resumes after a worker died, before it gives up"
+    )
+    log_every: int = Field(default=10, ge=1, description="steps between logs; the host waits for the device only then")
+    checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
+    checkpoints_kept: int = Field(default=2, ge=1, description="newest checkpoints that stay on disk for resume")
+    mlflow: MLflowConfig = Field(default=MLflowConfig(), description="experiment tracking")
+    ray: RayConfig = Field(default=RayConfig(), description="where the workers run")
+    seed: int = Field(default=0, ge=0, description="of the first weights, the order of samples, noise and dropout")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size = {self.batch_size}: not a multiple of workers = {self.workers}")
+        if self.mixture.invariant + self.mixture.variant == 0:
+            raise ValueError("mixture: both weights are 0; give at least one dataset a weight")
+        return self

@@ -1,0 +1,137 @@
+"""Rows as dataclasses on one side, Arrow on the other; what travels between stages is Arrow bytes of a fixed schema.
+
+A fixed schema in one bytes column, instead of nested Python lists: Ray then knows the true size of a row and
+never has to guess a type for an empty list.
+"""
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+
+from flexip.rows import SourceKind, Status, SubjectRow, arrow_schema
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file. Path is where this machine reads it, uri its name in the dataset: relative to the input."""
+
+    path: str
+    uri: str
+    kind: SourceKind
+    sha256: str = ""
+    bytes: int = 0
+    licence: str = ""
+    status: Status = "accepted"
+    reason: str = ""  # why rejected or quarantined
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame of a video, or a still, at curation resolution."""
+
+    uri: str
+    source_hash: str
+    index: int  # in the video's order of display; 0 for a still
+    timestamp: float  # [s]
+    duration: float  # of the whole source [s]; 0 for a still
+    image: bytes  # PNG
+    neighbour: bytes = b""  # PNG of the frame a moment later, same size: what moved; empty for a still
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A subject cut out for the encoders: square, on white."""
+
+    key: str  # SubjectRow.key
+    image: bytes  # PNG
+    mask: bytes  # PNG, one channel
+
+
+@dataclass
+class StageCount:
+    """`accepted + sum(rejected) + sum(quarantined) == inputs`, in one unit: a source, a frame, a subject or a pair."""
+
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> number
+    quarantined: Counter[str] = field(default_factory=Counter)  # class -> number
+
+    def add(self, status: str, reason: str, number: int = 1) -> None:
+        """Count `number` rows that ended so."""
+        if status == "accepted":
+            self.accepted += number
+        else:
+            getattr(self, status)[reason] += number
+
+    def merge(self, other: "StageCount") -> None:
+        """Add the other's numbers to this one."""
+        self.accepted += other.accepted
+        self.rejected.update(other.rejected)
+        self.quarantined.update(other.quarantined)
+
+    @property
+    def total(self) -> int:
+        """Everything that was counted."""
+        return self.accepted + self.rejected.total() + self.quarantined.total()
+
+
+Unit = Literal["source", "frame", "subject", "pair"]
+UNITS: tuple[Unit, ...] = ("source", "frame", "subject", "pair")
+
+
+def count_units(rows: Iterable[SubjectRow]) -> dict[str, StageCount]:
+    """Counts of each unit among subject rows."""
+    counts: dict[str, StageCount] = {unit: StageCount() for unit in UNITS}
+    for row in rows:
+        counts[row.unit].add(row.status, row.reason)
+    return counts
+
+
+def to_table(rows: Sequence[Any], row_class: type) -> pa.Table:
+    """An Arrow table in the schema of the dataclass, in the order given."""
+    schema = arrow_schema(row_class)
+    columns = [pa.array([_value(getattr(row, name)) for row in rows], schema.field(name).type) for name in schema.names]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def from_table(table: pa.Table, row_class: type[Row]) -> list[Row]:
+    """The rows of a table that `to_table` made."""
+    maps = {f.name for f in table.schema if pa.types.is_map(f.type)}
+    rows = table.to_pylist()
+    return [row_class(**{k: dict(v) if k in maps else v for k, v in row.items()}) for row in rows]
+
+
+def pack(rows: Sequence[Any], row_class: type) -> bytes:
+    """Arrow IPC stream of the rows."""
+    sink = pa.BufferOutputStream()
+    table = to_table(rows, row_class)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def unpack(data: bytes, row_class: type[Row]) -> list[Row]:
+    """The rows that `pack` wrote."""
+    with pa.ipc.open_stream(data) as reader:
+        return from_table(reader.read_all(), row_class)
+
+
+def replaced(rows: Sequence[Row], **changes: Any) -> list[Row]:
+    """Copies of the rows with some fields changed."""
+    return [dataclasses.replace(row, **changes) for row in rows]  # type: ignore[type-var]
+
+
+def _value(value: Any) -> Any:
+    return sorted(value.items()) if isinstance(value, dict) else value
+
+
+def chance(*parts: object) -> float:
+    """A number in 0..1 drawn from a hash of the parts: random over rows, the same in every run and on every machine."""
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

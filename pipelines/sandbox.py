@@ -1,0 +1,108 @@
+"""Calls a function in a child process that may hang or die: it is killed, the caller gets an error and goes on.
+
+Decoders of foreign bytes abort, loop and leak; none of that may take an actor with it. The child stays alive between
+calls (importing a decoder costs more than decoding a short clip) and is renewed after some, against leaks.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class SandboxError(ValueError):
+    """The child was killed or died. `reason` is `timeout` or `died`."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class Sandbox:
+    """`Sandbox("package.module:function", timeout_s)(*args)` is that function's result, or its exception.
+
+    Arguments, result and exception cross a pipe pickled. Raises SandboxError at the time limit or when the child dies.
+    """
+
+    def __init__(self, target: str, timeout_s: float, calls_per_child: int = 100):
+        self.target = target
+        self.timeout_s = timeout_s
+        self.calls_per_child = calls_per_child
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._calls = 0
+
+    def __call__(self, *args: Any) -> Any:
+        if self._child is None or self._calls >= self.calls_per_child:
+            self._start()
+        assert self._child is not None
+        assert self._pipe is not None
+        self._calls += 1
+        try:
+            self._pipe.send(args)
+            if not self._pipe.poll(self.timeout_s):
+                raise SandboxError("timeout", f"{self.target}: not done after {self.timeout_s:g} s, killed")
+            failed, result = self._pipe.recv()
+        except SandboxError:
+            self.close()
+            raise
+        except (EOFError, OSError) as error:
+            code = self.close()
+            raise SandboxError("died", f"{self.target}: its process ended with code {code}") from error
+        if failed:
+            raise result
+        return result
+
+    def close(self) -> int | None:
+        """Ends the child; its exit code, negative for a signal, None when there was no child."""
+        if self._child is None or self._pipe is None:
+            return None
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout=0.2)  # a child that died by itself has a code worth telling
+        if self._child.poll() is None:
+            self._child.kill()
+        code = self._child.wait()
+        self._child = self._pipe = None
+        return code
+
+    def _start(self) -> None:
+        self.close()
+        self._pipe, theirs = Pipe()
+        # The child finds the modules where this process does; Ray workers have a search path of their own making.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pipelines.sandbox", self.target, str(theirs.fileno())]
+        quiet = subprocess.DEVNULL
+        self._child = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=environment, stdin=quiet, stdout=quiet, stderr=quiet
+        )
+        theirs.close()
+        self._calls = 0
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at interpreter exit anything may be gone already; the child then sees a closed pipe
+            self.close()
+
+
+def _serve(function: Callable[..., Any], pipe: Connection) -> None:
+    """Answer calls until the other end is closed."""
+    while True:
+        try:
+            args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (False, function(*args))
+        except Exception as error:  # whatever the function raises is the caller's to handle
+            answer = (True, error)
+        pipe.send(answer)
+
+
+if __name__ == "__main__":
+    module, _, name = sys.argv[1].partition(":")
+    _serve(getattr(importlib.import_module(module), name), Connection(int(sys.argv[2])))

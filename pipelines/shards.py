@@ -1,0 +1,261 @@
+"""A dataset on disk: Parquet parts of a fixed number of rows, one folder per feature family, and a manifest.
+
+    manifest.json                                       what is in it: configuration, counts, SHA-256 of every file
+    <invariant|variant>/pairs/part-00000.parquet        PairRow
+    <invariant|variant>/<family>-<fingerprint>/part-00000.parquet    pair_id and one feature; rows as in pairs
+    subjects/part-00000.parquet                         every SubjectRow: accepted, rejected, quarantined
+    contact_sheet.png
+
+The same rows give the same bytes. Reading needs neither Ray nor any model.
+"""
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flexip.rows import DATASETS, SPLITS, DatasetName, Split
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+GROUP_BYTES = 4 << 20  # a row group is what a random read decodes: a few MiB
+
+
+class DatasetError(ValueError):
+    """A dataset directory that is missing, incomplete, damaged or of another version. The message names the file."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a dataset, as the manifest lists it."""
+
+    path: str  # relative to the dataset
+    sha256: str
+    bytes: int
+    rows: int  # 0 for files that are no tables
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset is. Written last: a directory without it is no dataset."""
+
+    schema_version: int
+    config: dict[str, Any]
+    encoders: dict[str, str]  # names of the models
+    fingerprints: dict[str, str]  # family -> fingerprint
+    shapes: dict[str, list[int]]  # family -> shape of one row
+    dtype: str  # of the features
+    counts: dict[str, dict[str, Any]]  # unit -> inputs, accepted, rejected, quarantined
+    sizes: dict[str, dict[str, int]]  # dataset -> split -> pairs
+    clusters: dict[str, int]  # split -> identity clusters
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # relative path -> sha256, bytes, rows
+
+
+def feature_folder(dataset: str, family: str, fingerprint: str) -> str:
+    """Where a feature family of a dataset lies."""
+    return f"{dataset}/{family}-{fingerprint}"
+
+
+def part_name(number: int) -> str:
+    """File name of a part."""
+    return f"part-{number:05d}.parquet"
+
+
+def feature_table(pair_ids: Sequence[str], family: str, values: np.ndarray) -> pa.Table:
+    """pair_id and one column of fixed-size lists, each row flattened."""
+    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+    schema = pa.schema([pa.field("pair_id", pa.string(), nullable=False), pa.field(family, lists.type, nullable=False)])
+    return pa.Table.from_arrays([pa.array(pair_ids, pa.string()), lists], schema=schema)
+
+
+def write_table(root: Path, path: str, table: pa.Table) -> FileEntry:
+    """Write one Parquet file below root so that it is there whole or not at all."""
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    row_bytes = max(1, table.nbytes // max(1, len(table)))
+    partial = target.with_suffix(".partial")
+    pq.write_table(
+        table,
+        partial,
+        row_group_size=max(1, GROUP_BYTES // row_bytes),
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    os.replace(partial, target)
+    return file_entry(root, path, len(table))
+
+
+def file_entry(root: Path, path: str, rows: int = 0) -> FileEntry:
+    """The manifest's entry for a file that lies below root."""
+    digest = hashlib.sha256()
+    with (root / path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return FileEntry(path, digest.hexdigest(), (root / path).stat().st_size, rows)
+
+
+def write_manifest(root: Path, manifest: Manifest, files: Iterable[FileEntry]) -> Manifest:
+    """Write the manifest with its list of files; the dataset is complete from then on."""
+    listed = {e.path: {k: v for k, v in asdict(e).items() if k != "path"} for e in sorted(files, key=lambda e: e.path)}
+    complete = Manifest(**{**asdict(manifest), "files": listed})
+    partial = root / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(asdict(complete), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, root / MANIFEST)
+    return complete
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a dataset directory. Raises DatasetError."""
+    file = Path(path) / MANIFEST
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DatasetError(f"{file}: schema version {version}; this program reads version {SCHEMA_VERSION}")
+        return Manifest(**content)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{path}: no dataset ({MANIFEST} is missing); make one with python -m jobs.curate"
+        ) from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise error if isinstance(error, DatasetError) else DatasetError(f"{file}: not a manifest ({error})") from error
+
+
+def verify(path: str | Path) -> Manifest:
+    """Check that every listed file is there with its bytes. Raises DatasetError naming the first that is not."""
+    root, manifest = Path(path), read_manifest(path)
+    for name, listed in manifest.files.items():
+        if not (root / name).is_file():
+            raise DatasetError(f"{root / name}: missing; the manifest lists it with {listed['bytes']} bytes")
+        entry = file_entry(root, name)
+        if entry.bytes != listed["bytes"] or entry.sha256 != listed["sha256"]:
+            raise DatasetError(
+                f"{root / name}: changed; SHA-256 {entry.sha256[:12]}..., listed {listed['sha256'][:12]}..."
+            )
+    return manifest
+
+
+def open_dataset(path: str | Path, cache_bytes: int = 1 << 30) -> "PairDataset":
+    """Open a dataset for reading; `cache_bytes` bounds the decoded row groups kept in memory. Raises DatasetError."""
+    return PairDataset(Path(path), read_manifest(path), cache_bytes)
+
+
+class PairDataset:
+    """Pairs and their features. Rows of a split are numbered from 0 in the order of pair_id. Not thread-safe."""
+
+    def __init__(self, root: Path, manifest: Manifest, cache_bytes: int):
+        self.root = root
+        self.manifest = manifest
+        self._cache = GroupCache(cache_bytes)
+        self._parts = {name: self._list_parts(name) for name in DATASETS}
+        self._rows = {name: self._index_splits(name) for name in DATASETS}
+
+    def size(self, dataset: DatasetName, split: Split) -> int:
+        """Number of pairs."""
+        return len(self._rows[dataset][split])
+
+    def pairs(self, dataset: DatasetName, split: Split, columns: Sequence[str] | None = None) -> pa.Table:
+        """The pairs of a split as a table of PairRow, or of some of its columns."""
+        wanted = None if columns is None else [*columns, *({"split"} - set(columns))]
+        folder = self.root / dataset / "pairs"
+        tables = [self._load(folder / part_name(i), wanted) for i in range(len(self._parts[dataset]))]
+        if not tables:
+            raise DatasetError(f"{self.root}: holds no {dataset} pairs; the manifest says {self.manifest.sizes}")
+        table = pa.concat_tables(tables)
+        kept = table.take(pa.array(self._rows[dataset][split]))
+        return kept if columns is None else kept.select(list(columns))
+
+    def read(
+        self, dataset: DatasetName, split: Split, rows: Sequence[int], families: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Features of some rows in the order asked for: family -> (len(rows), *shape), and `pair_id` and `caption`."""
+        numbers = self._rows[dataset][split][np.asarray(rows, dtype=np.int64)]
+        result: dict[str, np.ndarray] = {}
+        for family in families:
+            folder = self.root / feature_folder(dataset, family, self.manifest.fingerprints[family])
+            values = self._gather(folder, dataset, numbers, family)
+            result[family] = np.stack(values).reshape(len(numbers), *self.manifest.shapes[family])
+        for column in ("pair_id", "caption"):
+            result[column] = np.array(self._gather(self.root / dataset / "pairs", dataset, numbers, column))
+        return result
+
+    def _gather(self, folder: Path, dataset: str, numbers: np.ndarray, column: str) -> list[Any]:
+        starts = np.cumsum([0, *self._parts[dataset]])
+        parts = np.searchsorted(starts, numbers, side="right") - 1
+        where = zip(parts, numbers - starts[parts], strict=True)
+        try:
+            return [self._cache.row(folder / part_name(int(part)), int(offset), column) for part, offset in where]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DatasetError(f"{folder}: cannot be read ({error})") from error
+
+    def _list_parts(self, dataset: str) -> list[int]:
+        """Rows of each part."""
+        prefix = f"{dataset}/pairs/"
+        return [entry["rows"] for name, entry in sorted(self.manifest.files.items()) if name.startswith(prefix)]
+
+    def _index_splits(self, dataset: str) -> dict[str, np.ndarray]:
+        folder = self.root / dataset / "pairs"
+        columns = [self._load(folder / part_name(i), ["split"])["split"] for i in range(len(self._parts[dataset]))]
+        names = np.array([value for column in columns for value in column.to_pylist()], dtype=str)
+        return {split: np.flatnonzero(names == split) for split in SPLITS}
+
+    def _load(self, file: Path, columns: list[str] | None) -> pa.Table:
+        try:
+            return pq.read_table(file, columns=columns, partitioning=None)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DatasetError(f"{file}: cannot be read ({error})") from error
+
+
+class GroupCache:
+    """Decoded row groups of single columns, the least recently used dropped first. A random read decodes one group."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.held = 0
+        self._groups: OrderedDict[tuple[Path, int, str], np.ndarray] = OrderedDict()
+        self._files: OrderedDict[Path, tuple[pq.ParquetFile, np.ndarray]] = OrderedDict()
+
+    def row(self, path: Path, offset: int, column: str) -> Any:
+        """The value of one row of a file: a flat array for a feature, else a Python value."""
+        file, starts = self._open(path)
+        group = int(np.searchsorted(starts, offset, side="right")) - 1
+        return self._group(path, file, group, column)[offset - starts[group]]
+
+    def _open(self, path: Path) -> tuple[pq.ParquetFile, np.ndarray]:
+        if path not in self._files:
+            file = pq.ParquetFile(path)
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            self._files[path] = (file, np.cumsum([0, *sizes])[:-1])
+            if len(self._files) > 64:
+                self._files.popitem(last=False)[1][0].close()
+        self._files.move_to_end(path)
+        return self._files[path]
+
+    def _group(self, path: Path, file: pq.ParquetFile, group: int, column: str) -> np.ndarray:
+        key = (path, group, column)
+        if key not in self._groups:
+            array = file.read_row_group(group, columns=[column])[column].combine_chunks()
+            values = _to_numpy(array)
+            self._groups[key] = values
+            self.held += values.nbytes
+            while self.held > self.limit and len(self._groups) > 1:
+                self.held -= self._groups.popitem(last=False)[1].nbytes
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+
+def _to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.FixedSizeListArray):
+        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    return np.array(array.to_pylist(), dtype=object)

@@ -1,0 +1,213 @@
+"""The stages of one clip as plain functions: read frames, find subjects, make pairs.
+
+Each takes and returns rows; nothing is dropped: what is not used further stays as a row with a status and a reason.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flexip.images import ImageError, Mask, Rgb, decode_image, encode_mask, encode_png, resize
+from flexip.rows import PairRow, Status, SubjectRow, subject_key
+from pipelines import captions, filters
+from pipelines.crops import frame_mask, reference_crop
+from pipelines.pairs import PairMaker, subjects_of
+from pipelines.records import Crop, Frame, Source, StageCount, chance
+from pipelines.sandbox import SandboxError
+from pipelines.settings import CurationSettings, FrameSettings
+from pipelines.subjects import Detection, Detector, View, follow, shots, working_view
+from pipelines.video import MediaError, reduced_size
+
+REJECTED_MEDIA = {
+    "no_video_stream",
+    "too_many_pixels",
+    "too_small",
+}  # sound files of an unwanted kind; others are damaged
+
+
+def read_frames(
+    sources: Sequence[Source], settings: FrameSettings, read_video: Callable[[Source, FrameSettings], list[Frame]]
+) -> tuple[list[Source], list[Frame]]:
+    """Decode the sources of a clip; a source that cannot be decoded is rejected or quarantined and gives no frames."""
+    judged, frames = [], []
+    for source in sources:
+        try:
+            found = read_video(source, settings) if source.kind == "video" else [read_still(source, settings)]
+        except (MediaError, ImageError, SandboxError) as error:
+            status: Status = "rejected" if error.reason in REJECTED_MEDIA else "quarantined"
+            judged.append(dataclasses.replace(source, status=status, reason=error.reason))
+        except OSError:
+            judged.append(dataclasses.replace(source, status="quarantined", reason="unreadable"))
+        else:
+            judged.append(source)
+            frames += found
+    return judged, frames
+
+
+def read_still(source: Source, settings: FrameSettings) -> Frame:
+    """A still as a frame at curation resolution. Raises ImageError."""
+    rgb = decode_image(Path(source.path).read_bytes(), max_pixels=settings.max_pixels)
+    small = resize(rgb, reduced_size(rgb.shape[0], rgb.shape[1], settings.max_side))
+    return Frame(source.uri, source.sha256, 0, 0.0, 0.0, encode_png(small))
+
+
+def find_subjects(
+    cluster: str, sources: Sequence[Source], frames: Sequence[Frame], settings: CurationSettings, detect: Detector
+) -> tuple[list[SubjectRow], list[Crop]]:
+    """Rows of every source, frame and subject of a clip, and the crops of the accepted subjects in the rows' order."""
+    by_hash = {source.sha256: source for source in sources}
+    rows = [source_row(s, cluster, sum(f.source_hash == s.sha256 for f in frames)) for s in sources]
+    crops: list[Crop] = []
+    good: list[tuple[Frame, Rgb]] = []
+    for frame in frames:
+        image = decode_image(frame.image, min_side=1)
+        verdicts = filters.judge_frame(image, settings.filters)
+        reason = filters.first_reason(verdicts)
+        if reason:
+            rows.append(
+                _frame_row(frame, by_hash[frame.source_hash], cluster, reason, {v.name: v.value for v in verdicts})
+            )
+        else:
+            good.append((frame, image))
+    for shot, found, tracks in _detect(good, sources, settings, detect):
+        for (frame, image), detections, numbers in zip(shot, found, tracks, strict=True):
+            source = by_hash[frame.source_hash]
+            reason = "" if detections else "no_subject"
+            rows.append(_frame_row(frame, source, cluster, reason, {"subjects": float(len(detections))}))
+            for detection, number in zip(detections, numbers, strict=True):
+                track = (
+                    f"{cluster}:{number}" if source.kind == "multiview" else f"{cluster}:{shot[0][0].index}:{number}"
+                )
+                row, crop = _subject(frame, image, source, cluster, track, detection, settings)
+                rows.append(row)
+                crops += [crop] if crop else []
+    return rows, crops
+
+
+def make_pairs(
+    rows: Sequence[SubjectRow],
+    crops: Sequence[Crop],
+    embeddings: np.ndarray,
+    settings: CurationSettings,
+    target_side: int,
+) -> tuple[list[PairRow], StageCount]:
+    """Pairs among the accepted subjects of a clip; embeddings (S, Dd) of unit length, in the crops' order."""
+    frames = {
+        (row.source_hash, row.frame_index): decode_image(row.frame, min_side=1)
+        for row in rows
+        if row.unit == "frame" and row.status == "accepted"
+    }
+    duration = max((row.scores.get("duration", 0.0) for row in rows if row.unit == "frame"), default=0.0)
+    maker = PairMaker(frames, duration, settings.pairs, target_side, settings.seed)
+    return maker.make(subjects_of(rows, crops, embeddings))
+
+
+def source_row(source: Source, cluster: str = "", frames: int = 0) -> SubjectRow:
+    """A source's own row, with the number of its frames among the scores."""
+    return SubjectRow(
+        key=subject_key(f"{source.sha256}:{source.uri}", -1, []),  # the uri keeps duplicates apart
+        source=source.uri,
+        source_hash=source.sha256,
+        kind=source.kind,
+        unit="source",
+        status=source.status,
+        reason=source.reason,
+        licence=source.licence,
+        cluster=cluster,
+        scores={"bytes": float(source.bytes), "frames": float(frames)},
+    )
+
+
+def quarantined_subjects(rows: Sequence[SubjectRow], reason: str) -> list[SubjectRow]:
+    """The rows after a stage failed on their clip: every subject that was still accepted is quarantined."""
+    hit = ("subject", "accepted")
+    return [
+        dataclasses.replace(r, status="quarantined", reason=reason) if (r.unit, r.status) == hit else r for r in rows
+    ]
+
+
+def _detect(
+    good: list[tuple[Frame, Rgb]], sources: Sequence[Source], settings: CurationSettings, detect: Detector
+) -> list[tuple[list[tuple[Frame, Rgb]], list[list[Detection]], list[list[int]]]]:
+    """Per shot: its frames, the detections of each, their track numbers."""
+    options = settings.subjects
+    views = [_view(frame, image, options.working_side) for frame, image in good]
+    if sources[0].kind == "multiview":  # one subject, shown by every picture: the most salient one of each
+        found = [detect([view], options)[0][:1] for view in views]
+        return [(good, found, [[0] * len(d) for d in found])] if good else []
+    result = []
+    for shot in shots([view.image for view in views], options.cut_distance) if views else []:
+        found = detect([views[i] for i in shot], options)
+        tracks = follow(found, [views[i].image for i in shot], options)
+        result.append(([good[i] for i in shot], found, tracks))
+    return result
+
+
+def _view(frame: Frame, image: Rgb, side: int) -> View:
+    return working_view(image, decode_image(frame.neighbour, min_side=1) if frame.neighbour else None, side)
+
+
+def _frame_row(frame: Frame, source: Source, cluster: str, reason: str, scores: dict[str, float]) -> SubjectRow:
+    return SubjectRow(
+        key=subject_key(frame.source_hash, frame.index, []),
+        source=source.uri,
+        source_hash=source.sha256,
+        kind=source.kind,
+        unit="frame",
+        status="rejected" if reason else "accepted",
+        reason=reason,
+        licence=source.licence,
+        frame_index=frame.index,
+        timestamp=frame.timestamp,
+        cluster=cluster,
+        frame=b"" if reason else frame.image,
+        scores={"subjects": 0.0, "duration": frame.duration, **scores},
+    )
+
+
+def _subject(
+    frame: Frame,
+    image: Rgb,
+    source: Source,
+    cluster: str,
+    track: str,
+    detection: Detection,
+    settings: CurationSettings,
+) -> tuple[SubjectRow, Crop | None]:
+    height, width = image.shape[:2]
+    mask: Mask = frame_mask(detection.mask, height, width)
+    verdicts = filters.judge_subject(detection.box, mask, height, width, settings.filters)
+    reason = filters.first_reason(verdicts)
+    text, caption_source = captions.caption(source, frame.index, settings.captions)
+    key = subject_key(frame.source_hash, frame.index, list(detection.box))
+    row = SubjectRow(
+        key=key,
+        source=source.uri,
+        source_hash=source.sha256,
+        kind=source.kind,
+        unit="subject",
+        status="rejected" if reason else "accepted",
+        reason=reason,
+        licence=source.licence,
+        frame_index=frame.index,
+        timestamp=frame.timestamp,
+        track=track,
+        cluster=cluster,
+        box=list(detection.box),
+        mask=encode_mask(mask),
+        phrase=captions.phrase(source, settings.captions),
+        caption=text,
+        scores={
+            "evidence": detection.score,
+            "caption_fallback": float(caption_source == "fallback"),
+            **{verdict.name: verdict.value for verdict in verdicts},
+        },
+    )
+    if reason:
+        return row, None
+    pairs = settings.pairs
+    enlarge = pairs.enlarge_min + (pairs.enlarge_max - pairs.enlarge_min) * chance(settings.seed, "enlarge", key)
+    crop, crop_mask = reference_crop(image, mask, detection.box, enlarge, pairs.reference_side)
+    return row, Crop(key, encode_png(crop), encode_mask(crop_mask))

@@ -1,0 +1,193 @@
+"""Subjects in the frames of one clip: found, masked, followed.
+
+A detector is any function `(views, settings) -> one list of Detection per view`. The default needs no weights: what
+moves against the camera, where something does, else what stands out from the border of the frame.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from flexip.images import Mask, Rgb, resize
+from pipelines.saliency import Map, against_background, border_mask, moving, salient, to_lab
+from pipelines.settings import SubjectSettings
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as fractions of the frame
+
+
+@dataclass(frozen=True)
+class View:
+    """A frame as detectors see it, at working resolution, and the frame a moment later if there is one."""
+
+    image: Rgb
+    neighbour: Rgb | None = None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One subject in one frame."""
+
+    box: Box
+    mask: Mask  # of the view's size
+    score: float  # mean evidence inside the mask, 0..1
+
+
+Detector = Callable[[Sequence[View], SubjectSettings], list[list[Detection]]]
+
+
+def detect(views: Sequence[View], settings: SubjectSettings) -> list[list[Detection]]:
+    """The default detector: evidence from motion and saliency, cut out with GrabCut; best subject first."""
+    maps = evidence(views, settings)
+    return [_cut_out(view.image, likely, settings) for view, likely in zip(views, maps, strict=True)]
+
+
+def evidence(views: Sequence[View], settings: SubjectSettings) -> list[Map]:
+    """How likely each pixel belongs to a subject, 0..1, for views of one shot."""
+    still = [salient(view.image) for view in views]
+    if len(views) >= 4 and all(view.neighbour is not None for view in views):
+        differences, border_change = against_background([view.image for view in views])
+        if border_change < settings.static_camera:
+            return [_blend(d, s, float(d.max()) > 0.5) for d, s in zip(differences, still, strict=True)]
+    return [_with_motion(view, s) for view, s in zip(views, still, strict=True)]
+
+
+def _with_motion(view: View, still: Map) -> Map:
+    if view.neighbour is None:
+        return still
+    motion, pixels = moving(view.image, view.neighbour)
+    compact = float((motion > 0.5).mean()) < 0.4  # more than that moving is a failed camera estimate
+    return _blend(motion, still, pixels > 0.8 and compact)
+
+
+def _blend(motion: Map, still: Map, trusted: bool) -> Map:
+    """Motion says where, saliency adds the parts of the subject that rest."""
+    return np.clip(0.65 * motion + 0.5 * still, 0, 1) if trusted else still
+
+
+def _cut_out(image: Rgb, likely: Map, settings: SubjectSettings) -> list[Detection]:
+    mask = _grabcut(image, likely)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    weights = np.bincount(labels.ravel(), likely.ravel(), minlength=count)
+    found = []
+    for k in sorted(range(1, count), key=lambda k: -weights[k]):
+        # Crumbs beside a subject are parts that GrabCut lost, not subjects.
+        if weights[k] < 0.25 * weights[1:].max() or stats[k, cv2.CC_STAT_AREA] < 0.004 * mask.size:
+            continue
+        part = _filled(labels == k)
+        found.append(Detection(_box(part), part, float(likely[part].mean())))
+    return found[: settings.max_per_frame]
+
+
+def _grabcut(image: Rgb, likely: Map) -> np.ndarray:
+    """uint8 (H, W) 0/1: GrabCut started from the evidence (Rother et al., SIGGRAPH 2004)."""
+    threshold, _ = cv2.threshold((likely * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    level = max(threshold / 255, 0.15)
+    labels = np.where(likely > level, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[likely > (level + 1) / 2] = cv2.GC_FGD
+    labels[likely < 0.35 * level] = cv2.GC_BGD
+    labels[border_mask(*likely.shape, fraction=0.01) & (likely < level)] = cv2.GC_BGD
+    if not (likely > level).any() or (labels == cv2.GC_FGD).all():
+        return np.zeros(likely.shape, np.uint8)
+    cv2.setRNGSeed(0)  # GrabCut draws its first colour clusters at random
+    cv2.grabCut(image[..., ::-1].copy(), labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+
+
+def _filled(mask: np.ndarray) -> Mask:
+    """The mask with its holes closed: eyes and patterns belong to the subject."""
+    outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.zeros(mask.shape, np.uint8), outline, -1, 1, cv2.FILLED).astype(bool)
+
+
+def _box(mask: Mask) -> Box:
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    height, width = mask.shape
+    return (
+        float(columns[0] / width),
+        float(rows[0] / height),
+        float((columns[-1] + 1) / width),
+        float((rows[-1] + 1) / height),
+    )
+
+
+def working_view(image: Rgb, neighbour: Rgb | None, side: int) -> View:
+    """A frame and its neighbour reduced to the working resolution."""
+    scale = min(1.0, side / max(image.shape[:2]))
+    size = (max(8, round(image.shape[0] * scale)), max(8, round(image.shape[1] * scale)))
+    return View(resize(image, size), None if neighbour is None else resize(neighbour, size))
+
+
+def shots(images: Sequence[Rgb], cut_distance: float) -> list[range]:
+    """Frames split where the picture changes at once, as ranges of indices."""
+    cuts = [i for i in range(1, len(images)) if change(images[i - 1], images[i]) > cut_distance]
+    edges = [0, *cuts, len(images)]
+    return [range(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def change(before: Rgb, after: Rgb) -> float:
+    """How far two frames differ in composition, and a little in colour: 0 the same, above about 0.45 a cut.
+
+    Composition is the correlation of thumbnails, which a fade or a change of light leaves as it is.
+    """
+    a, b = (
+        cv2.resize(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), (16, 12), interpolation=cv2.INTER_AREA) for i in (before, after)
+    )
+    a, b = (x.astype(np.float64) - x.mean() for x in (a, b))
+    strength = float(np.sqrt((a * a).mean() * (b * b).mean()))
+    same = 1.0 if strength < 1.0 else float((a * b).mean()) / strength  # empty frames have no composition to change
+    return 1 - max(same, 0.0) + 0.35 * histogram_distance(colour_histogram(before), colour_histogram(after))
+
+
+def follow(frames: Sequence[Sequence[Detection]], images: Sequence[Rgb], settings: SubjectSettings) -> list[list[int]]:
+    """Track number of each detection of each frame of one shot: the same number is the same subject.
+
+    Successive frames are matched one to one at least total distance (appearance, position and size).
+    """
+    looks = [[colour_histogram(i, d.mask) for d in frame] for frame, i in zip(frames, images, strict=True)]
+    last: dict[int, tuple[Detection, np.ndarray]] = {}
+    numbers: list[list[int]] = []
+    for frame, look in zip(frames, looks, strict=True):
+        known = sorted(last)
+        cost = np.array([[_distance(*last[t], d, h) for d, h in zip(frame, look, strict=True)] for t in known])
+        matched = dict[int, int]()
+        if known and frame:
+            pairs = zip(*linear_sum_assignment(cost), strict=True)
+            matched = {int(j): known[i] for i, j in pairs if cost[i, j] <= settings.track_distance}
+        tracks = []
+        for j in range(len(frame)):
+            tracks.append(matched.get(j, len(last)))
+            last[tracks[-1]] = (frame[j], look[j])
+        numbers.append(tracks)
+    return numbers
+
+
+def _distance(old: Detection, old_look: np.ndarray, new: Detection, new_look: np.ndarray) -> float:
+    """0 the same .. 1 nothing in common."""
+    overlap = box_iou(old.box, new.box)
+    return 0.65 * histogram_distance(old_look, new_look) + 0.35 * (1 - overlap)
+
+
+def box_iou(a: Box | Sequence[float], b: Box | Sequence[float]) -> float:
+    """Intersection over union of two boxes, 0..1."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(0.0, width) * max(0.0, height)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def colour_histogram(image: Rgb, mask: Mask | None = None) -> np.ndarray:
+    """Float (384,) summing to 1: coarse Lab colours; lightness is coarser, for it changes with the light."""
+    lab = to_lab(image).reshape(-1, 3) if mask is None else to_lab(image)[mask]
+    counts, _ = np.histogramdd(lab, bins=(6, 8, 8), range=((0, 100.1), (-90, 90), (-90, 90)))
+    return counts.ravel() / max(1.0, counts.sum())
+
+
+def histogram_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Hellinger distance of two histograms, 0 equal .. 1 disjoint."""
+    return float(np.sqrt(max(0.0, 1.0 - np.sqrt(a * b).sum())))

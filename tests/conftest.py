@@ -1,0 +1,81 @@
+"""Shared by all tests: shape checks switched on, real data, a tiny UNet and an engine on the pocket models."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from jaxtyping import install_import_hook
+
+if os.environ.get("FLEXIP_SHAPE_CHECKS", "1") == "1":
+    install_import_hook("flexip", "shape_checks.checked")
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Directory of real videos and photographs; skips when there is none."""
+    root = os.environ.get("FLEXIP_TEST_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("FLEXIP_TEST_DATA is not set to a directory with real videos and photographs")
+    return Path(root)
+
+
+@pytest.fixture
+def tiny_unet():
+    """A random SD1.5-shaped UNet of few parameters: cross- and self-attention at two resolutions, width 32."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def pocket_encoders():
+    from flexip.encoders import load_encoders
+
+    return load_encoders()
+
+
+@pytest.fixture(scope="session")
+def untrained_checkpoint(pocket_encoders, tmp_path_factory) -> Path:
+    """A checkpoint of adapters with their initial weights on the pocket models."""
+    from flexip.checkpoint import save_checkpoint
+    from flexip.encoders import load_pipeline
+    from flexip.model import FlexIP, adapter_config
+
+    torch.manual_seed(0)
+    unet = load_pipeline().unet
+    model = FlexIP(unet, adapter_config(unet, pocket_encoders.shapes, queries=4, depth=1, heads=2, dim_head=32))
+    return save_checkpoint(
+        tmp_path_factory.mktemp("checkpoint"),
+        model,
+        names=pocket_encoders.names,
+        fingerprints=pocket_encoders.fingerprints,
+    )
+
+
+@pytest.fixture(scope="session")
+def reference() -> np.ndarray:
+    """A reference crop: a red disc with a dark stripe on white, 64 px."""
+    y, x = np.mgrid[:64, :64]
+    image = np.full((64, 64, 3), 255, np.uint8)
+    image[(x - 32) ** 2 + (y - 32) ** 2 < 24**2] = (200, 40, 40)
+    image[28:36, 12:52] = (60, 20, 20)
+    return image

@@ -1,0 +1,153 @@
+"""The batched sampler on the pocket models: equal to diffusers, independent of company, one call for mixed requests."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from PIL import Image
+
+from flexip.checkpoint import load_checkpoint
+from flexip.diffusion import ddim_step
+from flexip.gate import Gate
+from flexip.sampler import Request, ddim_schedule, decode, denoise, initial_noise, prepare_rows, sample
+
+
+@pytest.fixture(scope="module")
+def engine(untrained_checkpoint):
+    return load_checkpoint(untrained_checkpoint)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 25, 50])
+def test_ddim_equals_diffusers(engine, steps):
+    config = engine.pipe.scheduler.config
+    scheduler = DDIMScheduler.from_config(config)
+    scheduler.set_timesteps(steps)
+    schedule = ddim_schedule(config, steps)
+    g = torch.Generator().manual_seed(0)
+    theirs = ours = torch.randn(2, 4, 8, 8, generator=g)
+    for i, t in enumerate(scheduler.timesteps):
+        prediction = torch.randn(2, 4, 8, 8, generator=g)
+        theirs = scheduler.step(prediction, t, theirs).prev_sample
+        alpha, previous = schedule.alpha_bar[i].expand(2), schedule.alpha_bar_previous[i].expand(2)
+        ours = ddim_step(ours, prediction, alpha, previous, config["prediction_type"])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def requests(reference) -> list[Request]:
+    return [
+        Request("a happy creature on a beach", reference, 0.7, 0.3, guidance_scale=3.0, steps=6, seed=1),
+        Request("a sad creature", reference[:, ::-1].copy(), 0.2, 0.8, guidance_scale=1.0, steps=3, seed=2),
+        Request("a creature at night", None, guidance_scale=5.0, steps=4, seed=3, negative_prompt="snow"),
+        Request("a creature", reference, 0.0, 0.0, guidance_scale=5.0, steps=6, seed=4),
+    ]
+
+
+def test_a_picture_is_the_same_alone_and_in_any_company(engine, reference):
+    together = sample(engine, requests(reference))
+    for request, image in zip(requests(reference), together, strict=True):
+        (alone,) = sample(engine, [request])
+        assert np.abs(alone.astype(int) - image.astype(int)).max() <= 1
+
+
+def test_mixed_requests_share_their_unet_calls(engine, reference, monkeypatch):
+    rows = []
+    forward = engine.pipe.unet.forward
+
+    def counted(noisy, *args, **kwargs):
+        rows.append(len(noisy))
+        return forward(noisy, *args, **kwargs)
+
+    monkeypatch.setattr(engine.pipe.unet, "forward", counted)
+    sample(engine, requests(reference))
+    assert rows == [7, 7, 7, 6, 4, 4]  # rows with guidance count twice; requests leave after their own steps
+
+
+def test_the_seed_decides_the_picture(engine, reference):
+    base = requests(reference)[0]
+    again, other = sample(engine, [base, dataclasses.replace(base, seed=99)])
+    np.testing.assert_array_equal(sample(engine, [base])[0], again)
+    assert np.abs(again.astype(int) - other.astype(int)).mean() > 2
+
+
+def test_zero_weights_and_no_reference_are_the_base_model(engine, reference):
+    ask = requests(reference)[3]
+    gated, plain = sample(engine, [ask, dataclasses.replace(ask, reference=None, preservation=1.0)])
+    np.testing.assert_array_equal(gated, plain)
+
+
+@torch.no_grad()
+def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference):
+    """`pipe(**condition(...))`, the diffusers way, against the batched sampler."""
+    ask = requests(reference)[0]
+    subjects = engine.encoders.encode_references([reference])
+    engine.pipe.scheduler = DDIMScheduler.from_config(engine.pipe.scheduler.config)
+    arguments = engine.model.condition(engine.pipe, [ask.prompt], subjects, Gate.dial([0.7]), ask.guidance_scale, n=1)
+    noise = initial_noise(engine, [ask])
+    latents = engine.pipe(
+        **arguments,
+        latents=noise,
+        guidance_scale=ask.guidance_scale,
+        num_inference_steps=ask.steps,
+        output_type="latent",
+        return_dict=False,
+    )[0]
+    rows, schedules = prepare_rows(engine, [ask]), {6: ddim_schedule(engine.pipe.scheduler.config, 6)}
+    ours = noise
+    for step in range(6):
+        ours = denoise(engine, rows, [ask], schedules, ours, step)
+    torch.testing.assert_close(ours, latents, atol=1e-4, rtol=1e-4)
+    assert np.abs(decode(engine, ours)[0].astype(int) - sample(engine, [ask])[0].astype(int)).max() <= 1
+
+
+@torch.no_grad()
+def test_condition_gives_two_rows_a_picture_with_guidance_and_refuses_other_rows(engine, reference):
+    subjects = engine.encoders.encode_references([reference, reference])
+    arguments = engine.model.condition(engine.pipe, ["a", "b"], subjects, Gate.dial([0.7, 0.3]), 4.0, n=3)
+    subject = arguments["cross_attention_kwargs"]["subject"]
+    assert arguments["prompt_embeds"].shape[0] == arguments["negative_prompt_embeds"].shape[0] == 6
+    assert subject.gate.preservation.tolist() == pytest.approx([0.7] * 3 + [0.3] * 3 + [0.7] * 3 + [0.3] * 3)
+    assert not any(kv.keys[:6].any() for kv in subject.preservation.values())
+    with pytest.raises(ValueError, match="conditioning has 12 rows, the UNet's batch 6"):
+        engine.pipe(**arguments, guidance_scale=1.0, num_inference_steps=1)
+    with pytest.raises(ValueError, match="2 prompts, 2 subjects, 1 gate rows"):
+        engine.model.condition(engine.pipe, ["a", "b"], subjects, Gate.dial([0.7]), 4.0)
+
+
+@torch.no_grad()
+def test_attach_conditions_image_to_image_too(engine, reference):
+    pipe = StableDiffusionImg2ImgPipeline(**engine.pipe.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    engine.model.attach(pipe)
+    subjects = engine.encoders.encode_references([reference])
+    start = Image.fromarray(np.full((64, 64, 3), 128, np.uint8))
+
+    def draw(gamma: float) -> np.ndarray:
+        arguments = engine.model.condition(pipe, ["a creature"], subjects, Gate.dial([gamma]), 3.0)
+        generator = torch.Generator().manual_seed(0)
+        options = {"strength": 0.9, "num_inference_steps": 4, "guidance_scale": 3.0, "generator": generator}
+        return pipe(**arguments, image=start, output_type="np", **options).images[0]
+
+    kept, obeyed = draw(1.0), draw(0.0)
+    assert kept.shape == (64, 64, 3)
+    assert np.abs(kept - obeyed).max() > 0.01
+
+
+@torch.no_grad()
+def test_attach_refuses_another_unet(engine, tiny_unet):
+    with pytest.raises(ValueError, match=r"pipe\.unet: cross-attention layers differ"):
+        engine.model.attach(SimpleNamespace(unet=tiny_unet))
+
+
+def test_progress_counts_every_unet_call(engine, reference):
+    seen = []
+    sample(engine, requests(reference)[:2], on_step=lambda done, total: seen.append((done, total)))
+    assert seen == [(i + 1, 6) for i in range(6)]
+
+
+@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("guidance_scale", float("nan"))])
+def test_requests_out_of_bounds_are_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        Request("a creature", **{field: value})
