@@ -144,7 +144,7 @@ body { margin: 0 auto; max-width: 1180px; padding: 48px 32px 80px; color: var(--
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 34px; line-height: 1.15; margin: 0 0 8px; letter-spacing: -0.01em; }
 h2 { font-size: 20px; margin: 48px 0 12px; }
-p.lead { color: var(--faint); max-width: 74ch; margin: 0 0 24px; }
+p.lead { color: var(--faint); max-width: 96ch; margin: 0 0 24px; }
 img { display: block; width: 100%; height: auto; }
 figure { margin: 0; border: 1px solid var(--rule); border-radius: 10px; padding: 12px; overflow-x: auto; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 12px; margin: 0 0 28px; }

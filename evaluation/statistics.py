@@ -26,7 +26,7 @@ def bootstrap_mean(
     With fewer than about ten subjects a percentile interval is too narrow: report the count beside it.
     """
     values = np.asarray(values, dtype=np.float64)
-    mean = values.mean(axis=0)
+    mean = np.asarray(values.mean(axis=0))
     if len(values) < 2:
         nothing = np.full_like(mean, np.nan)
         return Interval(mean, nothing, nothing, len(values), confidence)

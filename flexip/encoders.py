@@ -9,7 +9,8 @@ Representations, named once:
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,10 +18,12 @@ import numpy as np
 import open_clip
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPTextModel, CLIPTokenizer, Dinov2Model
+from transformers.utils import logging as transformers_logging
 
 from flexip import pocket
 from flexip.images import Rgb, pad_square, resize
@@ -37,9 +40,10 @@ class EncoderNames:
 
 def load_pipeline(base: str = "pocket", device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The base model as a diffusers StableDiffusionPipeline, without safety checker or progress bar."""
-    pipe = StableDiffusionPipeline.from_pretrained(
-        _base_path(base), dtype=dtype, safety_checker=None, requires_safety_checker=False
-    )
+    with _no_loading_bars():
+        pipe = StableDiffusionPipeline.from_pretrained(
+            _base_path(base), dtype=dtype, safety_checker=None, requires_safety_checker=False
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -137,11 +141,12 @@ def load_encoders(
     clip_name = f"local-dir:{pocket.weights_path() / 'open_clip'}" if names.clip == "pocket" else names.clip
     dino_name = str(pocket.weights_path() / "dino") if names.dino == "pocket" else names.dino
     clip, preprocess = cast(tuple[Any, Any], open_clip.create_model_from_pretrained(clip_name, return_transform=True))
-    dino: Any = Dinov2Model.from_pretrained(dino_name)
+    with _no_loading_bars():
+        dino: Any = Dinov2Model.from_pretrained(dino_name, dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder", dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(dino_name)
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder")
-    vae = AutoencoderKL.from_pretrained(base, subfolder="vae")
     unet_config: Any = UNet2DConditionModel.load_config(base, subfolder="unet")
     sample_size = int(unet_config["sample_size"])
     fingerprints = {
@@ -152,7 +157,9 @@ def load_encoders(
     }
     modules = {"clip": clip, "dino": dino, "text_encoder": text_encoder, "vae": vae}
     for module in modules.values():
-        module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        module.to(device).eval().requires_grad_(False)
+        if dtype is not torch.float32:  # loaded in single precision, so that fingerprints do not depend on it
+            module.to(dtype)
     return Encoders(
         names=names,
         clip_preprocess=preprocess,
@@ -165,6 +172,19 @@ def load_encoders(
         dtype=dtype,
         **modules,
     )
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Loading a local file is no long step; the libraries' bars would tear the job's own lines."""
+    libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.enable_progress_bar()
 
 
 def fingerprint(weights: Iterable[tuple[str, Tensor]], preprocessing: str) -> str:

@@ -43,7 +43,7 @@ def decode_image(data: bytes, *, max_pixels: float = 64e6, min_side: int = 8) ->
         raise ImageError("too_small", f"image is {width}x{height}; each side must be at least {min_side} pixels")
     try:
         image.load()
-        return np.asarray(_to_srgb(ImageOps.exif_transpose(image)))
+        return np.array(_to_srgb(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise ImageError("truncated", f"image data are damaged or incomplete: {error}") from error
 
@@ -102,7 +102,7 @@ def resize(rgb: Rgb, size: tuple[int, int]) -> Rgb:
     """Antialiased bicubic resize to (height, width)."""
     if rgb.shape[:2] == size:
         return rgb
-    return np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def pad_square(rgb: Rgb, fill: int = 255) -> Rgb:

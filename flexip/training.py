@@ -23,7 +23,7 @@ from flexip.diffusion import (
 from flexip.encoders import Encoders
 from flexip.gate import Gate
 from flexip.model import FlexIP
-from flexip.rows import DATASETS
+from flexip.rows import DATASETS, DatasetName
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def load_noising(encoders: Encoders, scheduler_config: Mapping[str, Any]) -> Noi
 class BatchRow:
     """One sample of a global batch."""
 
-    dataset: str
+    dataset: DatasetName
     row: int  # index within the dataset's split
     seed: int  # of everything drawn for this sample at this step
 

@@ -59,7 +59,7 @@ def quiet_libraries() -> None:
             logging.disable_progress_bar()
 
 
-def command_line(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
+def command_line(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
     """Decorates a job's main(argv): a user's mistake becomes `error: ...` on stderr and exit code 2.
 
     A user's mistake is a ValueError whose class is defined by this project (UserError, ImageError, CheckpointError,

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pipelines.shards import open_dataset
 from pydantic import Field
 
 from evaluation.report import render_report
@@ -20,6 +19,7 @@ from flexip.rows import DATASETS, Split
 from flexip.sampler import Engine
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
+from pipelines.shards import open_dataset
 
 GAMMAS = [round(0.1 * i, 1) for i in range(11)]
 PROMPTS = ["in the snow", "on a beach"]
@@ -36,20 +36,29 @@ class EvaluateConfig(JobConfig):
     checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
     output: Path = Field(description="directory for sweep.png, report.html and scores.json")
     dataset: Path | None = Field(
-        None, description="dataset directory, as written by jobs.curate, to take subjects from"
+        default=None, description="dataset directory, as written by jobs.curate, to take subjects from"
     )
-    split: Split = Field("test", description="split of the dataset to take subjects from, one reference per identity")
+    split: Split = Field(
+        default="test", description="split of the dataset to take subjects from, one reference per identity"
+    )
     references: Path | None = Field(
-        None, description="instead of a dataset: a folder with one picture, or one folder of pictures, per subject"
+        default=None,
+        description="instead of a dataset: a folder with one picture, or one folder of pictures, per subject",
     )
-    subjects: int = Field(8, ge=1, description="most subjects to draw")
-    prompts: list[str] = Field(PROMPTS, min_length=1, description="what to draw each subject as")
-    gammas: list[Weight] = Field(GAMMAS, min_length=1, description="settings of the dial, 0 (prompt) to 1 (subject)")
-    seeds: list[Seed] = Field([0], min_length=1, description="noise of each picture; one sweep per seed")
-    steps: int = Field(25, ge=1, le=1000, description="denoising steps")
-    guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is without")
-    batch_rows: int = Field(22, ge=1, description="pictures that are drawn together")
-    title: str = Field("Gate sweep", description="headline of the report")
+    subjects: int = Field(default=8, ge=1, description="most subjects to draw")
+    prompts: list[str] = Field(
+        default=PROMPTS,
+        min_length=1,
+        description="what to draw each subject as; on the command line a comma ends one, in YAML not",
+    )
+    gammas: list[Weight] = Field(
+        default=GAMMAS, min_length=1, description="settings of the dial, 0 (prompt) to 1 (subject)"
+    )
+    seeds: list[Seed] = Field(default=[0], min_length=1, description="noise of each picture; one sweep per seed")
+    steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
+    guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance; 1 is without")
+    batch_rows: int = Field(default=22, ge=1, description="pictures that are drawn together")
+    title: str = Field(default="Gate sweep", description="headline of the report")
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,20 @@ def _subjects(config: EvaluateConfig) -> list[Subject]:
     if config.references is not None:
         return _from_folder(config.references)[: config.subjects]
     assert config.dataset is not None
-    return _from_dataset(config.dataset, config.split, config.subjects)
+    return references_of(config.dataset, config.split, config.subjects)
 
 
-def _from_dataset(path: Path, split: Split, most: int) -> list[Subject]:
-    """The first reference of each identity of the split, by identity."""
+def references_of(path: Path, split: Split, most: int) -> list[Subject]:
+    """The first reference of each identity of a dataset's split, by identity.
+
+    Raises:
+        DatasetError: not a dataset. UserError: one without subjects in this split.
+    """
     dataset, references = open_dataset(path), {}
     for name in DATASETS:
-        table = dataset.pairs(name, split).select(["cluster", "reference"])
+        if not dataset.size(name, split):
+            continue
+        table = dataset.pairs(name, split, ["cluster", "reference"])
         for cluster, reference in zip(*table.to_pydict().values(), strict=True):
             references.setdefault(cluster, reference)
     if not references:
@@ -173,4 +188,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(None)
+    main()

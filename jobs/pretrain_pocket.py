@@ -1,6 +1,6 @@
 """Makes the pocket models from nothing: VAE, text and CLIP, DINO, UNet; each stage is taken up again where it stopped.
 
-    python -m jobs.pretrain_pocket --stages vae clip --vae.minutes 20
+python -m jobs.pretrain_pocket --stages vae clip --vae.minutes 20
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from flexip.pocket import weights_path
-from flexip.pocket.models import total_bytes
+from flexip.pocket.models import save_random, total_bytes
 from flexip.pocket.pretrain import Budget, Workshop
 from flexip.pocket.pretrain_clip import train_clip
 from flexip.pocket.pretrain_data import load_renders
@@ -40,8 +40,10 @@ class PretrainConfig(JobConfig):
     directory: Path = Field(default=Path("runs/pretrain"), description="renders and checkpoints of the stages")
     weights: Path = Field(default_factory=weights_path, description="folder that receives the finished models")
     stages: list[StageName] = Field(default=["vae", "clip", "dino", "unet"], description="stages to run, in order")
-    renders: int = Field(default=32000, ge=512, description="pictures rendered for training, two of each creature")
-    held_out: int = Field(default=1024, ge=1024, description="pictures of validation identities, for the figures printed")
+    renders: int = Field(default=32000, ge=64, description="pictures rendered for training, two of each creature")
+    held_out: int = Field(
+        default=1024, ge=128, description="pictures of validation identities, for the figures printed"
+    )
     threads: int = Field(default=2, ge=1, description="torch threads")
     device: str = Field(default="cpu", description="torch device of the training, e.g. cpu or cuda")
     bf16: bool = Field(default=False, description="compute in bfloat16, faster where the hardware has it")
@@ -65,6 +67,8 @@ def run(config: PretrainConfig) -> PretrainResult:
     if config.stages != [name for name in ("vae", "clip", "dino", "unet") if name in config.stages]:
         raise UserError(f"stages {config.stages}: give some of vae, clip, dino, unet, once each and in this order")
     torch.set_num_threads(config.threads)
+    if not (config.weights / "model_index.json").exists():
+        save_random(config.weights, config.seed)
     shop = Workshop(config.directory, config.weights, config.seed, config.device, config.bf16)
     renders = load_renders(config.directory, config.renders, config.seed)
     held_out = load_renders(config.directory, config.held_out, config.seed, "val")

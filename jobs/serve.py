@@ -1,16 +1,20 @@
 """Serve a checkpoint over HTTP with Ray Serve: `python -m jobs.serve --checkpoint DIR`, until Ctrl-C."""
 
+import os
+import re
 import signal
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ray
 from pydantic import Field, model_validator
 from ray import serve
 
-from flexip.checkpoint import read_config
+from flexip.checkpoint import CheckpointError, read_config
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, RayConfig, load
 from jobs.console import UserError, command_line, say
@@ -24,15 +28,19 @@ class ServeConfig(JobConfig):
     """Draw pictures over HTTP from a trained checkpoint, with OpenAI's image routes."""
 
     checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 opens the service to the network")
-    port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on")
-    name: str = Field("flexip", min_length=1, description="the model's name in /v1/models")
-    replicas: int = Field(1, ge=1, description="copies of the model, each in a process of its own")
-    cpus_per_replica: float = Field(1, gt=0, description="CPUs of one replica; also its number of compute threads")
-    batch_rows: int = Field(8, ge=1, description="most images that are drawn together")
-    queue_rows: int = Field(32, ge=1, description="most images that wait in one replica; beyond, 429 is answered")
-    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="what one request may cost")
-    ray: RayConfig = Field(default_factory=RayConfig, description="the Ray that the service runs on")
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 opens the service to the network")
+    port: int = Field(default=8000, ge=1, le=65535, description="TCP port to listen on")
+    name: str = Field(default="flexip", min_length=1, description="the model's name in /v1/models")
+    replicas: int = Field(default=1, ge=1, description="copies of the model, each in a process of its own")
+    cpus_per_replica: float = Field(
+        default=1, gt=0, description="CPUs of one replica; also its number of compute threads"
+    )
+    batch_rows: int = Field(default=8, ge=1, description="most images that are drawn together")
+    queue_rows: int = Field(
+        default=32, ge=1, description="most images that wait in one replica; beyond, 429 is answered"
+    )
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="what one request may cost")
+    ray: RayConfig = Field(default=RayConfig(), description="the Ray that the service runs on")
 
     @model_validator(mode="after")
     def _room_for_one_request(self):
@@ -46,20 +54,38 @@ class ServeConfig(JobConfig):
 
 @contextmanager
 def serving(config: ServeConfig) -> Iterator[str]:
-    """The service runs inside the block; gives its URL, e.g. http://127.0.0.1:8000. Everything is stopped at the end.
+    """The service runs inside the block; gives its URL, e.g. http://127.0.0.1:8000.
+
+    At the end the application is removed; a Ray that was started here ends too, one that was there before is kept.
 
     Raises:
         CheckpointError, UserError: a checkpoint that cannot be served, a port that is taken.
     """
     read_config(config.checkpoint)
-    _check_port(config.host, config.port)
+    if not (ray.is_initialized() or config.ray.address or os.environ.get("RAY_ADDRESS")):
+        _check_port(config.host, config.port)  # of a Ray that is there already, Serve itself may hold the port
+    url = f"http://{_reachable(config.host)}:{config.port}"
     with ray_session(config.ray):
+        serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
         try:
-            serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
-            serve.run(_application(config), name=APPLICATION, route_prefix="/")
-            yield f"http://{_reachable(config.host)}:{config.port}"
+            _deploy(_application(config), config.checkpoint)
+            _check_answer(url)
+            yield url
         finally:
-            serve.shutdown()
+            serve.delete(APPLICATION)  # Serve itself ends with its Ray, which may serve others too
+
+
+def _deploy(app: serve.Application, checkpoint: Path) -> None:
+    """Returns when the application answers. A checkpoint that a replica could not load becomes a CheckpointError."""
+    try:
+        serve.run(app, name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        found = serve.status().applications.get(APPLICATION)
+        reports = [deployment.message for deployment in found.deployments.values()] if found else []
+        reasons = re.findall(r"flexip\.checkpoint\.CheckpointError: (.+)", "\n".join(reports))
+        if reasons:
+            raise CheckpointError(reasons[-1]) from error
+        raise
 
 
 def _application(config: ServeConfig) -> serve.Application:
@@ -81,6 +107,18 @@ def _check_port(host: str, port: int) -> None:
             return
     except OSError as error:
         raise UserError(f"port = {port}: cannot listen on {host} ({error.strerror}); choose another --port") from error
+
+
+def _check_answer(url: str) -> None:
+    """A Serve that ran before keeps the address it was started with; then nobody listens on ours."""
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=60):
+            return
+    except OSError as error:
+        raise UserError(
+            f"{url}: does not answer ({error}); the Serve that runs on this Ray already listens elsewhere: "
+            "give its --host and --port, or end it with `serve shutdown`"
+        ) from error
 
 
 def _reachable(host: str) -> str:
@@ -113,4 +151,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(None)
+    main()

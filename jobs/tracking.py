@@ -8,6 +8,8 @@ import logging
 import os
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,10 +47,20 @@ def open_client(uri: str) -> "MlflowClient":
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
+        _answering(uri)
         return MlflowClient(tracking_uri=uri)
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
+    except (MlflowException, OSError) as error:
+        reason = str(error).split(". ")[0]
         raise UserError(f"mlflow.tracking_uri = {uri}: {reason}; give sqlite:////path/mlflow.db or a URL") from error
+
+
+def _answering(uri: str) -> None:
+    """Raises OSError when no server answers at an http address: MLflow itself would try for minutes."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10).close()
+        except urllib.error.HTTPError:
+            return  # it answers, if only to ask who we are; MLflow's client knows how to tell
 
 
 def create_run(

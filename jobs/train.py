@@ -81,10 +81,10 @@ def _load_encoders(config: TrainConfig, dataset: PairDataset) -> Encoders:
         encoders = load_encoders(EncoderNames(**names))
     except OSError as error:
         raise UserError(f"models: {names}: cannot be loaded ({str(error).splitlines()[0]})") from error
-    theirs = dataset.manifest["fingerprints"]
+    theirs = dataset.manifest.fingerprints
     option = {"clip": "clip", "dino": "dino", "text": "base", "vae": "base"}
     problems = [
-        f"dataset {dataset.path}: its {family} features come from encoder {theirs.get(family)}, "
+        f"dataset {dataset.root}: its {family} features come from encoder {theirs.get(family)}, "
         f"models.{option[family]} = {names[option[family]]} is {encoders.fingerprints[family]}; "
         "curate again, or name the model it was curated with"
         for family in FAMILIES
@@ -148,6 +148,7 @@ def _fit(config: TrainConfig, job: Assignment) -> Path:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _explained(error, config) from error
+    assert result.checkpoint is not None  # the last step is always reported with one
     return Path(result.checkpoint.path)
 
 

@@ -1,7 +1,7 @@
 """Captions of frames: from files beside the source where there are any, else from a phrase.
 
 Beside `clips/a.mp4` may lie `clips/a.txt` (one caption for the whole source), or a `ground_truth.jsonl` or
-`captions.jsonl` in the same folder or the one above, with lines such as
+`captions.jsonl` in the same folder or up to two above, with lines such as
 `{"file": "a.mp4", "frame": 12, "caption": "a creature on a beach"}` (frame may be left out).
 """
 
@@ -19,7 +19,7 @@ TABLES = ("captions.jsonl", "ground_truth.jsonl")
 def caption(source: Source, frame_index: int, settings: CaptionSettings) -> tuple[str, str]:
     """The caption and where it came from: `table`, `text` or `fallback`."""
     path = Path(source.path)
-    for folder in (path.parent, path.parent.parent):
+    for folder in path.parents[:3]:
         for name in TABLES:
             table = _table(folder / name)
             file = path.relative_to(folder).as_posix()

@@ -38,7 +38,7 @@ def embed_crops(
 
 
 def encode_pairs(encoders: Encoders, pairs: Sequence[PairRow], batch_size: int, dtype: str) -> dict[str, np.ndarray]:
-    """All families, rows in the pairs' order: clip and dino of the reference, text of the caption, vae of the target."""
+    """All families in the pairs' order: clip and dino of the reference, text of the caption, vae of the target."""
     parts: dict[str, list[np.ndarray]] = {family: [] for family in FAMILIES}
     for start in range(0, len(pairs), batch_size):
         chunk = pairs[start : start + batch_size]

@@ -63,9 +63,22 @@ def judge_frame(image: Rgb, settings: FilterSettings) -> list[Verdict]:
     return [brightness(image, settings), sharpness(image, settings)]
 
 
-def judge_subject(box: Sequence[float], mask: Mask, height: int, width: int, settings: FilterSettings) -> list[Verdict]:
-    """All verdicts on a subject in a frame of height x width pixels."""
-    return [area(box, settings), side(box, height, width, settings), fill(mask, box, settings)]
+def detail(image: Rgb, mask: Mask, settings: FilterSettings) -> Verdict:
+    """Standard deviation of grey inside the mask [grey levels]: next to nothing in a piece of wall, sky or curtain."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    value = float(grey[mask].std()) if mask.any() else 0.0
+    return Verdict("detail", value, "featureless" if value < settings.detail_min else "")
+
+
+def judge_subject(box: Sequence[float], image: Rgb, mask: Mask, settings: FilterSettings) -> list[Verdict]:
+    """All verdicts on a subject in a frame; the mask has the frame's size."""
+    height, width = mask.shape
+    return [
+        area(box, settings),
+        side(box, height, width, settings),
+        fill(mask, box, settings),
+        detail(image, mask, settings),
+    ]
 
 
 def first_reason(verdicts: Sequence[Verdict]) -> str:

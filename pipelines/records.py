@@ -6,7 +6,6 @@ never has to guess a type for an empty list.
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -59,26 +58,28 @@ class StageCount:
     """`accepted + sum(rejected) + sum(quarantined) == inputs`, in one unit: a source, a frame, a subject or a pair."""
 
     accepted: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)  # reason -> number
-    quarantined: Counter[str] = field(default_factory=Counter)  # class -> number
+    rejected: dict[str, int] = field(default_factory=dict)  # reason -> number
+    quarantined: dict[str, int] = field(default_factory=dict)  # class -> number
 
     def add(self, status: str, reason: str, number: int = 1) -> None:
         """Count `number` rows that ended so."""
         if status == "accepted":
             self.accepted += number
         else:
-            getattr(self, status)[reason] += number
+            reasons: dict[str, int] = getattr(self, status)
+            reasons[reason] = reasons.get(reason, 0) + number
 
     def merge(self, other: "StageCount") -> None:
         """Add the other's numbers to this one."""
-        self.accepted += other.accepted
-        self.rejected.update(other.rejected)
-        self.quarantined.update(other.quarantined)
+        self.add("accepted", "", other.accepted)
+        for status in ("rejected", "quarantined"):
+            for reason, number in getattr(other, status).items():
+                self.add(status, reason, number)
 
     @property
     def total(self) -> int:
         """Everything that was counted."""
-        return self.accepted + self.rejected.total() + self.quarantined.total()
+        return self.accepted + sum(self.rejected.values()) + sum(self.quarantined.values())
 
 
 Unit = Literal["source", "frame", "subject", "pair"]

@@ -27,11 +27,11 @@ def salient(rgb: Rgb) -> Map:
     small = cv2.resize(rgb, (max(8, round(width * scale)), max(8, round(height * scale))), interpolation=cv2.INTER_AREA)
     lab = to_lab(cv2.bilateralFilter(small, 5, 25, 3))
     colours, spreads, weights = border_colours(lab)
-    contrast = _normal(_border_contrast(lab, colours, spreads, weights))
-    enclosed = _normal(_geodesic(lab, contrast))
+    contrast = _normal(_border_contrast(lab, colours, spreads, weights), 0.5)
+    enclosed = _normal(_geodesic(lab, contrast), 3.0)
     combined = (0.5 * contrast + 0.5 * enclosed) * _centre_prior(*lab.shape[:2])
-    combined = cv2.GaussianBlur(_normal(combined).astype(np.float32), (0, 0), 1.0)
-    return _normal(cv2.resize(combined, (width, height), interpolation=cv2.INTER_CUBIC))
+    combined = cv2.GaussianBlur(_normal(combined, 0.4).astype(np.float32), (0, 0), 1.0)
+    return _normal(cv2.resize(combined, (width, height), interpolation=cv2.INTER_CUBIC), 0.4)
 
 
 def moving(rgb: Rgb, neighbour: Rgb) -> tuple[Map, float]:
@@ -130,6 +130,7 @@ def _centre_prior(height: int, width: int) -> Map:
     return np.exp(-(x**2 + y**2) / (2 * 0.6**2))
 
 
-def _normal(values: np.ndarray) -> np.ndarray:
+def _normal(values: np.ndarray, least: float) -> np.ndarray:
+    """Stretched to 0..1, unless the values differ by less than `least`: in an empty picture nothing stands out."""
     low, high = float(values.min()), float(np.percentile(values, 99.5))
-    return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    return np.clip((values - low) / max(high - low, least), 0, 1)

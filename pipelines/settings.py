@@ -39,7 +39,7 @@ class SubjectSettings(Settings):
         0.012, gt=0, description="background change between frames below which the camera stands still, 0..1"
     )
     cut_distance: float = Field(
-        0.45, gt=0, le=1, description="change between successive frames that counts as a cut: tracks end there, 0..1"
+        0.52, gt=0, le=2, description="change between successive frames that counts as a cut: tracks end there, 0..1.35"
     )
     track_distance: float = Field(
         0.6, gt=0, le=1, description="largest distance (appearance and position) of one subject in successive frames"
@@ -51,6 +51,7 @@ class FilterSettings(Settings):
     area_max: float = Field(0.64, ge=0, le=1, description="largest area of the subject's box, fraction of the frame")
     side_min: int = Field(24, ge=1, description="least shorter side of the subject's box [px of the decoded frame]")
     fill_min: float = Field(0.2, ge=0, le=1, description="least part of the box that the mask covers")
+    detail_min: float = Field(5.0, ge=0, description="least standard deviation inside the mask [grey levels]")
     sharpness_min: float = Field(8.0, ge=0, description="least variance of the frame's Laplacian, grey levels squared")
     brightness_min: float = Field(0.06, ge=0, le=1, description="least mean grey of a frame, 0 black .. 1 white")
     brightness_max: float = Field(0.97, ge=0, le=1, description="largest mean grey of a frame, 0 black .. 1 white")

@@ -58,7 +58,8 @@ def list_sources(settings: InputSettings) -> list[Source]:
         if _kind(root, False) is None:
             raise SourceError(f"input.path = {root}: {root.suffix or 'no suffix'} is no video or image; {_known()}")
     elif root.is_dir():
-        files, base = sorted(p for p in root.rglob("*") if p.is_file()), root
+        inside = glob.glob("**/*", root_dir=root, recursive=True)  # follows linked folders, leaves hidden files alone
+        files, base = sorted(root / name for name in inside if (root / name).is_file()), root
     else:
         files, base = (
             sorted(Path(p) for p in glob.glob(settings.path, recursive=True) if Path(p).is_file()),

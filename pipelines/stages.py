@@ -61,21 +61,23 @@ def find_subjects(
     rows = [source_row(s, cluster, sum(f.source_hash == s.sha256 for f in frames)) for s in sources]
     crops: list[Crop] = []
     good: list[tuple[Frame, Rgb]] = []
+    measured: dict[Frame, dict[str, float]] = {}
     for frame in frames:
         image = decode_image(frame.image, min_side=1)
         verdicts = filters.judge_frame(image, settings.filters)
         reason = filters.first_reason(verdicts)
+        measured[frame] = {verdict.name: verdict.value for verdict in verdicts}
         if reason:
-            rows.append(
-                _frame_row(frame, by_hash[frame.source_hash], cluster, reason, {v.name: v.value for v in verdicts})
-            )
+            rows.append(_frame_row(frame, by_hash[frame.source_hash], cluster, reason, measured[frame]))
         else:
             good.append((frame, image))
     for shot, found, tracks in _detect(good, sources, settings, detect):
         for (frame, image), detections, numbers in zip(shot, found, tracks, strict=True):
             source = by_hash[frame.source_hash]
             reason = "" if detections else "no_subject"
-            rows.append(_frame_row(frame, source, cluster, reason, {"subjects": float(len(detections))}))
+            rows.append(
+                _frame_row(frame, source, cluster, reason, {**measured[frame], "subjects": float(len(detections))})
+            )
             for detection, number in zip(detections, numbers, strict=True):
                 track = (
                     f"{cluster}:{number}" if source.kind == "multiview" else f"{cluster}:{shot[0][0].index}:{number}"
@@ -118,6 +120,11 @@ def source_row(source: Source, cluster: str = "", frames: int = 0) -> SubjectRow
         cluster=cluster,
         scores={"bytes": float(source.bytes), "frames": float(frames)},
     )
+
+
+def quarantined(source: Source, reason: str) -> Source:
+    """The source after a stage failed on its clip; one that was judged before keeps its verdict."""
+    return dataclasses.replace(source, status="quarantined", reason=reason) if source.status == "accepted" else source
 
 
 def quarantined_subjects(rows: Sequence[SubjectRow], reason: str) -> list[SubjectRow]:
@@ -178,7 +185,7 @@ def _subject(
 ) -> tuple[SubjectRow, Crop | None]:
     height, width = image.shape[:2]
     mask: Mask = frame_mask(detection.mask, height, width)
-    verdicts = filters.judge_subject(detection.box, mask, height, width, settings.filters)
+    verdicts = filters.judge_subject(detection.box, image, mask, settings.filters)
     reason = filters.first_reason(verdicts)
     text, caption_source = captions.caption(source, frame.index, settings.captions)
     key = subject_key(frame.source_hash, frame.index, list(detection.box))

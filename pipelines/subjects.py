@@ -1,7 +1,7 @@
 """Subjects in the frames of one clip: found, masked, followed.
 
 A detector is any function `(views, settings) -> one list of Detection per view`. The default needs no weights: what
-moves against the camera, where something does, else what stands out from the border of the frame.
+stands out from the border of the frame, and rather what also moves against the camera.
 """
 
 import itertools
@@ -46,26 +46,32 @@ def detect(views: Sequence[View], settings: SubjectSettings) -> list[list[Detect
 
 
 def evidence(views: Sequence[View], settings: SubjectSettings) -> list[Map]:
-    """How likely each pixel belongs to a subject, 0..1, for views of one shot."""
+    """How likely each pixel belongs to a subject, 0..1, for views of one shot.
+
+    Motion alone would find ghosts (where the subject stands in the shot's median picture) and miss the parts at rest.
+    So what stands out decides, and motion weakens what stands out but stays with the background.
+    """
     still = [salient(view.image) for view in views]
     if len(views) >= 4 and all(view.neighbour is not None for view in views):
         differences, border_change = against_background([view.image for view in views])
         if border_change < settings.static_camera:
-            return [_blend(d, s, float(d.max()) > 0.5) for d, s in zip(differences, still, strict=True)]
-    return [_with_motion(view, s) for view, s in zip(views, still, strict=True)]
+            trusted = [float(difference.max()) > 0.5 for difference in differences]
+            return [_weakened(s, d) if ok else s for s, d, ok in zip(still, differences, trusted, strict=True)]
+    return [_with_flow(view, s) for view, s in zip(views, still, strict=True)]
 
 
-def _with_motion(view: View, still: Map) -> Map:
+def _with_flow(view: View, still: Map) -> Map:
     if view.neighbour is None:
         return still
     motion, pixels = moving(view.image, view.neighbour)
     compact = float((motion > 0.5).mean()) < 0.4  # more than that moving is a failed camera estimate
-    return _blend(motion, still, pixels > 0.8 and compact)
+    return _weakened(still, motion) if pixels > 0.8 and compact else still
 
 
-def _blend(motion: Map, still: Map, trusted: bool) -> Map:
-    """Motion says where, saliency adds the parts of the subject that rest."""
-    return np.clip(0.65 * motion + 0.5 * still, 0, 1) if trusted else still
+def _weakened(still: Map, motion: Map) -> Map:
+    """Saliency halved where nothing moves; the peak stays as high as it was."""
+    both = still * (0.5 + 0.5 * motion)
+    return both / max(float(both.max()), 1e-6) * float(still.max())
 
 
 def _cut_out(image: Rgb, likely: Map, settings: SubjectSettings) -> list[Detection]:
@@ -131,7 +137,7 @@ def shots(images: Sequence[Rgb], cut_distance: float) -> list[range]:
 
 
 def change(before: Rgb, after: Rgb) -> float:
-    """How far two frames differ in composition, and a little in colour: 0 the same, above about 0.45 a cut.
+    """How far two frames differ in composition, and a little in colour: 0 the same, above about a half a cut.
 
     Composition is the correlation of thumbnails, which a fade or a change of light leaves as it is.
     """

@@ -10,7 +10,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from jaxtyping import install_import_hook
 
 if os.environ.get("FLEXIP_SHAPE_CHECKS", "1") == "1":
-    install_import_hook("flexip", "shape_checks.checked")
+    install_import_hook(["flexip", "evaluation"], "shape_checks.checked")
 
 import numpy as np
 import pytest

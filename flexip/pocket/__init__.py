@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def weights_path() -> Path:
-    """Folder of the pocket models: a diffusers Stable Diffusion pipeline, with `open_clip/` and `dino/` beside its parts."""
+    """Folder of the pocket models: a diffusers Stable Diffusion pipeline, `open_clip/` and `dino/` beside its parts."""
     return Path(__file__).parent / "weights"

@@ -29,6 +29,7 @@ _POSES = {
     "fully right": "looking fully right",
 }
 _STYLES = {"flat": "a flat drawing of", "sketch": "a sketch of", "night": "a night picture of", "pixel": "pixel art of"}
+_PATTERN_NAMES = {"two-tone": "a belly", "striped": "stripes", "spotted": "spots", "checkered": "checks"}
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
@@ -40,18 +41,20 @@ def caption(picture: "Picture", length: Length = "medium", describe_identity: bo
     """
     words = _crowd(picture, length) if len(picture.creatures) > 2 else _each(picture, length, describe_identity)
     if length != "short":
-        words += f", {_PLACES[picture.scene]}"
+        comma = "," if length == "long" or describe_identity else ""
+        words += f"{comma} {_PLACES[picture.scene]}"
     if length == "long" or (length == "medium" and picture.style != "flat"):
         words = f"{_STYLES[picture.style]} {words}"
     return words
 
 
 def describe(who: Identity, length: Length = "medium") -> str:
-    """ "a red round creature with horns"; longer forms add pattern, eyes and mark."""
-    parts = [] if who.top == "no ears" else [who.top if length == "short" else f"{who.second} {who.top}".replace(f"{who.second} a ", f"a {who.second} ")]
+    """Names a creature, as in "a red round creature with horns"; longer forms add pattern, eyes and mark."""
+    parts = []
+    if who.top != "no ears":
+        parts.append(who.top if length == "short" else _coloured(who.second, who.top))
     if length != "short" and who.pattern != "plain":
-        parts.append({"two-tone": f"a {who.second} belly", "striped": f"{who.second} stripes", "spotted": f"{who.second} spots",
-                      "checkered": f"{who.second} checks"}[who.pattern])  # fmt: skip
+        parts.append(_coloured(who.second, _PATTERN_NAMES[who.pattern]))
     if length == "long":
         parts += [who.eyes] + ([who.mark] if who.mark != "no mark" else [])
     article = "an" if who.colour[0] in "aeiou" else "a"
@@ -64,8 +67,22 @@ def vocabulary() -> set[str]:
     from flexip.pocket import identity as names
     from flexip.pocket.face import EXPRESSIONS
 
-    phrases = [*names.SHAPES, *names.COLOURS, *names.TOPS, *names.EYES, *names.MARKS, *EXPRESSIONS, *_COUNTS]
-    phrases += [*_PLACES.values(), *_POSES.values(), *_STYLES.values(), "a an and with creature creatures belly stripes spots checks"]
+    phrases = [
+        *names.SHAPES,
+        *names.COLOURS,
+        *names.PATTERNS,
+        *names.TOPS,
+        *names.EYES,
+        *names.MARKS,
+        *EXPRESSIONS,
+        *_COUNTS,
+    ]
+    phrases += [
+        *_PLACES.values(),
+        *_POSES.values(),
+        *_STYLES.values(),
+        "a an and with creature creatures belly stripes spots checks",
+    ]
     return {word for phrase in phrases for word in phrase.replace("-", " ").split()}
 
 
@@ -91,6 +108,11 @@ def _crowd(picture: "Picture", length: Length) -> str:
     moods = {placed.expression for placed in picture.creatures}
     mood = f"{moods.pop()} " if len(moods) == 1 and length != "short" else ""
     return f"{_COUNTS[count]} {mood}creatures"
+
+
+def _coloured(colour: str, thing: str) -> str:
+    article = "an " if colour[0] in "aeiou" else "a "
+    return f"{article}{colour} {thing.removeprefix('a ')}" if thing.startswith("a ") else f"{colour} {thing}"
 
 
 def _join(parts: list[str]) -> str:

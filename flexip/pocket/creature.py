@@ -34,6 +34,7 @@ def draw_creature(canvas: Canvas, silhouette: Canvas, look: Look) -> np.ndarray:
     if who.top != "no ears":
         draw_top(canvas, silhouette, look, body, colours)
     silhouette.polygon(body, 255)
+    silhouette.stroke(body, 255, 0.07 * radius, closed=True)
     inside = np.zeros_like(silhouette.image)
     Canvas(inside).polygon(body, 255)
     paint = Canvas(canvas.image.copy())
@@ -174,14 +175,20 @@ def _draw_pattern(paint: Canvas, look: Look, colours: dict) -> None:
     if who.pattern == "striped":
         for k in reach:
             ends = np.array([[k * pitch, -1.6 * radius], [k * pitch, 1.6 * radius]])
-            paint.stroke(_turned(list(map(tuple, ends)), who.pattern_angle, 1.0, np.array([x + drift, y])), colour, 0.42 * pitch)
+            paint.stroke(
+                _turned(list(map(tuple, ends)), who.pattern_angle, 1.0, np.array([x + drift, y])), colour, 0.42 * pitch
+            )
     elif who.pattern in ("spotted", "checkered"):
         for i in reach:
             for j in reach:
                 if who.pattern == "checkered" and (i + j) % 2:
                     continue
-                at = _turned([((i + 0.5 * (j % 2) * (who.pattern == "spotted")) * pitch, j * pitch)], who.pattern_angle, 1.0,
-                             np.array([x + drift, y]))[0]
+                at = _turned(
+                    [((i + 0.5 * (j % 2) * (who.pattern == "spotted")) * pitch, j * pitch)],
+                    who.pattern_angle,
+                    1.0,
+                    np.array([x + drift, y]),
+                )[0]
                 if who.pattern == "spotted":
                     paint.disc((at[0], at[1]), 0.27 * pitch, colour)
                 else:

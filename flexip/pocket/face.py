@@ -73,7 +73,10 @@ def _draw_eye(
 ) -> None:
     tall, size = {"tall eyes": (1.32, 0.92), "one eye": (1.05, 1.45)}.get(who.eyes, (1.0, 1.0))
     wide = {"surprised": 1.2, "afraid": 1.15, "disgusted": 0.95}.get(expression, 1.0)
-    rx, ry = 0.24 * size * wide * who.eye_size * radius * max(squeeze, 0.45), 0.25 * size * tall * wide * who.eye_size * radius
+    rx, ry = (
+        0.24 * size * wide * who.eye_size * radius * max(squeeze, 0.45),
+        0.25 * size * tall * wide * who.eye_size * radius,
+    )
     iris = {"surprised": 0.42, "afraid": 0.34}.get(expression, 0.56)
     if who.eyes == "bead eyes":
         paint.ellipse(at, (0.74 * rx, 0.74 * ry), _INK)
@@ -127,7 +130,15 @@ def _draw_mouth(paint: Canvas, expression: str, at: Point, squeeze: float, radiu
         for k in (-0.68, 0.0, 0.68):
             paint.rectangle(x + (k - 0.26) * half, y + 0.01 * radius, x + (k + 0.26) * half, y + 0.21 * radius, _WHITE)
     elif expression == "disgusted":
-        paint.stroke([(x - half, y + 0.1 * radius), (x - 0.3 * half, y), (x + half, y + 0.08 * radius)], _INK, 0.1 * radius)
-        paint.ellipse((x + 0.35 * half, y + 0.06 * radius), (0.5 * half, 0.32 * radius), mix(_TONGUE, (120, 200, 80), 0.0), 0.0, (0.0, 180.0))
+        paint.stroke(
+            [(x - half, y + 0.1 * radius), (x - 0.3 * half, y), (x + half, y + 0.08 * radius)], _INK, 0.1 * radius
+        )
+        paint.ellipse(
+            (x + 0.35 * half, y + 0.06 * radius),
+            (0.5 * half, 0.32 * radius),
+            mix(_TONGUE, (120, 200, 80), 0.0),
+            0.0,
+            (0.0, 180.0),
+        )
     else:
         paint.stroke([(x - 0.8 * half, y + 0.08 * radius), (x + 0.8 * half, y + 0.08 * radius)], _INK, 0.1 * radius)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class Identity:
 def random_identity(rng: np.random.Generator) -> Identity:
     """An identity drawn from all splits; see `identity` for one of a given split."""
     colour, second = (str(name) for name in rng.choice(list(COLOURS), size=2, replace=False))
-    named = {
+    attributes: dict[str, Any] = {
         "shape": str(rng.choice(SHAPES)),
         "colour": colour,
         "second": second,
@@ -91,8 +92,9 @@ def random_identity(rng: np.random.Generator) -> Identity:
         "eyes": str(rng.choice(EYES, p=(0.4, 0.25, 0.2, 0.15))),
         "mark": str(rng.choice(MARKS, p=(0.5, 0.3, 0.2))),
     }
-    proportions = {name: round(float(rng.uniform(low, high)), 4) for name, (low, high) in PROPORTIONS.items()}
-    return Identity(**named, **proportions)
+    for name, (low, high) in PROPORTIONS.items():
+        attributes[name] = round(float(rng.uniform(low, high)), 4)
+    return Identity(**attributes)
 
 
 def split_of(who: Identity) -> Split:

@@ -1,8 +1,8 @@
 """The pocket models, of random weights, in the classes of the full-size system; and the folder they live in.
 
-    weights/            a diffusers StableDiffusionPipeline: vae unet text_encoder tokenizer scheduler
-    weights/open_clip/  open_clip's `local-dir:` layout
-    weights/dino/       a Dinov2Model with its image processor
+weights/            a diffusers StableDiffusionPipeline: vae unet text_encoder tokenizer scheduler
+weights/open_clip/  open_clip's `local-dir:` layout
+weights/dino/       a Dinov2Model with its image processor
 """
 
 import copy
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import save_file
 from transformers import BitImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, Dinov2Config, Dinov2Model
 
-from flexip.pocket.tokens import TEXT_LENGTH
+from flexip.pocket.tokens import TEXT_LENGTH, build_tokenizer
 
 RESOLUTION = 64
 WIDTH = 128  # of text states, CLIP and DINO alike
@@ -27,47 +27,49 @@ _MEAN, _STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
 
 def build_vae() -> AutoencoderKL:
     """Factor 4, 4 latent channels."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 32, 96),
-        layers_per_block=1,
-        norm_num_groups=16,
-        latent_channels=4,
-        sample_size=RESOLUTION,
-        scaling_factor=1.0,
-    )
+    config: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (32, 32, 96),
+        "layers_per_block": 1,
+        "norm_num_groups": 16,
+        "latent_channels": 4,
+        "sample_size": RESOLUTION,
+        "scaling_factor": 1.0,
+    }
+    return AutoencoderKL(**config)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=4 * WIDTH,
-            projection_dim=WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=TEXT_LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    config: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "projection_dim": WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "hidden_act": "gelu",  # as in open_clip
+        "max_position_embeddings": TEXT_LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return CLIPTextModel(CLIPTextConfig(**config))
 
 
 def build_unet() -> UNet2DConditionModel:
     """Text-to-latent noise predictor; attends to the text at resolutions 16, 8 and 4."""
-    return UNet2DConditionModel(
-        sample_size=RESOLUTION // 4,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(64, 128, 144),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=(2, 4, 4),  # diffusers reads this as the number of heads
-        norm_num_groups=16,
-    )
+    config: dict[str, Any] = {
+        "sample_size": RESOLUTION // 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (64, 128, 144),
+        "layers_per_block": 1,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": (2, 4, 4),  # diffusers reads this as the number of heads
+        "norm_num_groups": 16,
+    }
+    return UNet2DConditionModel(**config)
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -123,18 +125,12 @@ def save_pipeline(
     root: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> None:
     """Writes the diffusers part of the weights folder, fp16; folders of other models beside it stay."""
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        unet=unet,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        scheduler=build_scheduler(),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text, "tokenizer": tokenizer}
+    unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = StableDiffusionPipeline(**parts, scheduler=cast(Any, build_scheduler()), **unused)
     fresh = _fresh(root / "pipeline")
     pipe.save_pretrained(fresh, safe_serialization=True)
+    _load_as_float32(fresh / "text_encoder")
     for part in sorted(fresh.iterdir(), key=lambda path: path.is_file()):  # the index last
         _replace(part, root / part.name)
     fresh.rmdir()
@@ -144,6 +140,7 @@ def save_part(root: Path, name: str, model: Any) -> None:
     """Writes one model into its folder of the weights, e.g. "vae"; fp16 when the model is."""
     fresh = _fresh(root / name)
     model.save_pretrained(fresh)
+    _load_as_float32(fresh)
     _replace(fresh, root / name)
 
 
@@ -163,6 +160,7 @@ def save_dino(root: Path, dino: Dinov2Model) -> None:
     """Writes `dino/`, fp16, with an image processor that resizes and crops to 64 px."""
     fresh = _fresh(root / "dino")
     dino.save_pretrained(fresh)
+    _load_as_float32(fresh)
     BitImageProcessor(
         size={"shortest_edge": RESOLUTION},
         crop_size={"height": RESOLUTION, "width": RESOLUTION},
@@ -170,6 +168,15 @@ def save_dino(root: Path, dino: Dinov2Model) -> None:
         image_std=_STD,
     ).save_pretrained(fresh)
     _replace(fresh, root / "dino")
+
+
+def save_random(root: Path, seed: int) -> None:
+    """Writes all models with random weights: what stages that have not run yet leave in their place."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    save_clip(root, build_clip(len(tokenizer)), tokenizer)
+    save_dino(root, halved(build_dino()))
+    save_pipeline(root, halved(build_vae()), halved(build_unet()), halved(build_text_encoder(tokenizer)), tokenizer)
 
 
 def total_bytes(root: Path) -> int:
@@ -180,6 +187,14 @@ def total_bytes(root: Path) -> int:
 def halved(model: torch.nn.Module) -> Any:
     """An fp16 copy of a model that goes on training in fp32."""
     return copy.deepcopy(model).half().eval()
+
+
+def _load_as_float32(folder: Path) -> None:
+    """Files are fp16 for their size; transformers would also compute in the dtype that the configuration names."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if "dtype" in config:
+        path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
 
 
 def _fresh(target: Path) -> Path:

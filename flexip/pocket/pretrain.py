@@ -3,13 +3,16 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,12 @@ class Workshop:
 
 
 @dataclass
-class Average:
-    """Exponential moving average of a model's weights; the decay rises with the steps, up to `limit`."""
+class Average(Generic[Model]):
+    """Exponential moving average (`shadow`) of a model's weights; the decay rises with the steps, up to `limit`."""
 
-    model: nn.Module
+    model: Model
     limit: float = 0.999
-    shadow: nn.Module = field(init=False)
+    shadow: Model = field(init=False)
 
     def __post_init__(self) -> None:
         self.shadow = copy.deepcopy(self.model).requires_grad_(False).eval()
@@ -53,15 +56,15 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.limit, (1 + step) / (10 + step))
-        pairs = zip(self.shadow.parameters(), self.model.parameters(), strict=True)
-        torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - decay)
+        for slow, fast in zip(self.shadow.parameters(), self.model.parameters(), strict=True):
+            slow.lerp_(fast, 1 - decay)
 
 
 def train(
     name: str,
     shop: Workshop,
     budget: Budget,
-    modules: dict[str, nn.Module],
+    modules: Mapping[str, nn.Module],
     loss_of: Callable[[int], Tensor],
     after_step: Callable[[int], None] = lambda step: None,
     export: Callable[[], None] | None = None,
@@ -107,9 +110,10 @@ def train(
     return step
 
 
-def generator(*key: int) -> torch.Generator:
-    """A torch generator that depends on the key alone."""
-    return torch.Generator().manual_seed(hash(key) & 0x7FFFFFFF)
+def on_device(model: Model, device: str) -> Model:
+    """The model, moved; with its own type, which the library's decorated `.to` loses for a type checker."""
+    nn.Module.to(model, device)
+    return model
 
 
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed} {postfix}"
@@ -125,7 +129,9 @@ def _learning_rate(budget: Budget, step: int, share: float) -> float:
     return budget.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def _save(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+def _save(
+    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".fresh")
     state = {name: module.state_dict() for name, module in modules.items()}
@@ -133,7 +139,7 @@ def _save(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Opti
     fresh.replace(path)
 
 
-def _resume(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _resume(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     saved = torch.load(path, weights_only=True)

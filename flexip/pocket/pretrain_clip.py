@@ -1,13 +1,18 @@
-"""Stage 2: open_clip's two towers and the pipeline's text encoder, by contrast of pictures and captions."""
+"""Stage 2: open_clip's two towers by contrast of pictures and captions.
+
+Its text tower is the pipeline's text encoder too, as in Stable Diffusion.
+"""
+
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from flexip.pocket.models import WIDTH, build_clip, build_text_encoder, halved, save_clip, save_part
+from flexip.pocket.models import build_clip, build_text_encoder, halved, save_clip, save_part
 from flexip.pocket.pretrain import Budget, Workshop, train
 from flexip.pocket.pretrain_data import Renders, pick_captions, to_tensor
 from flexip.pocket.tokens import build_tokenizer
@@ -17,8 +22,7 @@ def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
     """Trains and exports both; returns `retrieval` (share of right captions among 64, held-out) and `steps`."""
     torch.manual_seed(shop.seed + 1)
     tokenizer = build_tokenizer()
-    clip, text = build_clip(len(tokenizer)).to(shop.device), build_text_encoder(tokenizer).to(shop.device)
-    head = nn.Linear(WIDTH, WIDTH, bias=False).to(shop.device)
+    clip = build_clip(len(tokenizer)).to(shop.device)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((shop.seed, 2, step))
@@ -28,18 +32,50 @@ def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
         image = functional.normalize(clip.encode_image(to_tensor(renders.images[rows]).to(shop.device)), dim=-1)
         same = torch.tensor([[a == b for b in captions] for a in captions], device=shop.device).float()
         scale = clip.logit_scale.exp().clamp(max=100.0)
-        towers = (clip.encode_text(tokens), head(text(tokens).pooler_output))
-        return torch.stack([contrast(image, functional.normalize(t, dim=-1), scale, same) for t in towers]).sum()
+        return contrast(image, functional.normalize(encode_short(clip, tokens), dim=-1), scale, same)
 
-    steps = train("clip", shop, budget, {"clip": clip, "text": text, "head": head}, loss_of)
+    steps = train("clip", shop, budget, {"clip": clip}, loss_of)
     save_clip(shop.weights, clip, tokenizer)
-    save_part(shop.weights, "text_encoder", halved(text))
+    save_part(shop.weights, "text_encoder", halved(text_tower(clip, tokenizer)))
     tokenizer.save_pretrained(shop.weights / "tokenizer")
-    return {"retrieval": retrieval(clip, tokenizer, held_out, 512), "steps": float(steps)}
+    return {"retrieval": retrieval(clip, tokenizer, held_out, min(512, len(held_out) // 2)), "steps": float(steps)}
+
+
+def encode_short(clip: Any, tokens: Tensor) -> Tensor:
+    """`clip.encode_text` (B, D) without the padding after the longest text, which a causal tower never sees."""
+    end = tokens.argmax(dim=1)
+    length = int(end.max()) + 1
+    x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+    return x[torch.arange(len(x)), end] @ clip.text_projection
+
+
+def text_tower(clip: open_clip.CLIP, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text tower of an open_clip model, weight for weight, as a CLIPTextModel."""
+    model, source = build_text_encoder(tokenizer), clip.state_dict()
+    renamed = {
+        "embeddings.token_embedding.weight": source["token_embedding.weight"],
+        "embeddings.position_embedding.weight": source["positional_embedding"],
+        "final_layer_norm.weight": source["ln_final.weight"],
+        "final_layer_norm.bias": source["ln_final.bias"],
+    }
+    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj",
+             "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}  # fmt: skip
+    for layer in range(model.config.num_hidden_layers):
+        old, new = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            for theirs, ours in names.items():
+                renamed[f"{new}.{ours}.{kind}"] = source[f"{old}.{theirs}.{kind}"]
+            thirds = source[f"{old}.attn.in_proj_{kind}"].chunk(3)
+            for letter, part in zip("qkv", thirds, strict=True):
+                renamed[f"{new}.self_attn.{letter}_proj.{kind}"] = part
+    prefix = next(iter(model.state_dict())).partition("embeddings.")[0]  # "text_model." before transformers 5
+    model.load_state_dict({prefix + name: value for name, value in renamed.items()})
+    return model
 
 
 def contrast(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy of similarities (CLIP, eq. of Fig. 3); rows with equal captions (`same`) share the mass."""
+    """Symmetric cross-entropy of similarities (CLIP, Fig. 3); rows with equal captions (`same`) share the mass."""
     logits = scale * image @ text.T
     target = same / same.sum(dim=1, keepdim=True)
     return 0.5 * (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target))

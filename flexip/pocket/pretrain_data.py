@@ -39,13 +39,15 @@ def load_renders(directory: Path, count: int, seed: int, split: Split = "train")
     folder = directory / f"renders-{split}-{count}-{seed}"
     if not (folder / "captions.json").exists():
         _write_renders(folder, count, seed, split)
-    arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "subjects", "boxes"))
-    return Renders(*arrays, json.loads((folder / "captions.json").read_text()))
+    images, subjects, boxes = (
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "subjects", "boxes")
+    )
+    return Renders(images, subjects, boxes, json.loads((folder / "captions.json").read_text()))
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def pick_captions(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> list[str]:

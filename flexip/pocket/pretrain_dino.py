@@ -1,7 +1,5 @@
 """Stage 3: a vision transformer by self-distillation (DINOv2's losses: image level and masked patches)."""
 
-import copy
-
 import cv2
 import numpy as np
 import torch
@@ -10,7 +8,7 @@ from torch.nn import functional
 from transformers import Dinov2Model
 
 from flexip.pocket.models import RESOLUTION, WIDTH, build_dino, halved, save_dino
-from flexip.pocket.pretrain import Budget, Workshop, train
+from flexip.pocket.pretrain import Average, Budget, Workshop, on_device, train
 from flexip.pocket.pretrain_data import Renders, to_tensor
 
 _PROTOTYPES = 512
@@ -18,31 +16,29 @@ _PATCHES = (RESOLUTION // 8) ** 2
 
 
 def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
-    """Trains and exports the encoder; returns `same_identity` (nearest neighbour among 128, held-out) and `steps`.
+    """Trains and exports the encoder; returns `same_identity` (nearest neighbour among at most 128, held-out) and `steps`.
 
     Views of one creature: crops of one picture, or of two pictures that show it in other scenes and poses.
     """
     torch.manual_seed(shop.seed + 2)
-    student, head = build_dino().to(shop.device), _head().to(shop.device)
-    teacher, teacher_head = (copy.deepcopy(m).requires_grad_(False).eval() for m in (student, head))
+    student, head = on_device(build_dino(), shop.device), _Head().to(shop.device)
+    slow, slow_head = Average(student, 0.998), Average(head, 0.998)  # the teacher
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((shop.seed, 3, step))
         views = [to_tensor(view).to(shop.device) for view in draw_views(renders, budget.batch_size, rng)]
         mask = torch.from_numpy(rng.random((budget.batch_size, _PATCHES)) < 0.3).to(shop.device)
-        return distil(student, head, teacher, teacher_head, torch.cat(views), torch.cat([mask, mask.roll(1, 0)]))
+        masks = torch.cat([mask, mask.roll(1, 0)])
+        return distil(student, head, slow.shadow, slow_head.shadow, torch.cat(views), masks)
 
-    @torch.no_grad()
     def follow(step: int) -> None:
-        decay = min(0.998, (1 + step) / (10 + step))
-        for slow, fast in ((teacher, student), (teacher_head, head)):
-            pairs = zip(slow.parameters(), fast.parameters(), strict=True)
-            torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - decay)
+        slow.update(step)
+        slow_head.update(step)
 
-    modules = {"student": student, "head": head, "teacher": teacher, "teacher_head": teacher_head}
+    modules = {"student": student, "head": head, "teacher": slow.shadow, "teacher_head": slow_head.shadow}
     steps = train("dino", shop, budget, modules, loss_of, follow)
-    save_dino(shop.weights, halved(teacher))
-    return {"same_identity": same_identity(teacher, held_out, 128), "steps": float(steps)}
+    save_dino(shop.weights, halved(slow.shadow))
+    return {"same_identity": same_identity(slow.shadow, held_out, min(128, len(held_out) // 2)), "steps": float(steps)}
 
 
 def distil(
@@ -80,12 +76,13 @@ def draw_views(renders: Renders, count: int, rng: np.random.Generator) -> tuple[
 
 
 def crop_square(image: np.ndarray, box: np.ndarray, scale: float, shift: tuple[float, float]) -> np.ndarray:
-    """The square around a box, `scale` times its longer side, moved by a fraction of it; beyond the edge the edge repeats."""
+    """The square around a box, `scale` times its longer side, moved by a fraction of it; the picture's edge repeats."""
     side = scale * max(box[2] - box[0], box[3] - box[1], 8.0)
     x = (box[0] + box[2]) / 2 + shift[0] * side
     y = (box[1] + box[3]) / 2 + shift[1] * side
     zoom = RESOLUTION / side
-    matrix = np.array([[zoom, 0, RESOLUTION / 2 - zoom * x], [0, zoom, RESOLUTION / 2 - zoom * y]])
+    middle = (RESOLUTION - 1) / 2  # box edges lie between pixels, whose centres carry the whole numbers
+    matrix = np.array([[zoom, 0, middle - zoom * (x - 0.5)], [0, zoom, middle - zoom * (y - 0.5)]])
     return cv2.warpAffine(image, matrix, (RESOLUTION, RESOLUTION), borderMode=cv2.BORDER_REPLICATE)
 
 
@@ -107,14 +104,13 @@ def _crops(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> np.n
     return np.stack([crop_square(renders.images[r], renders.boxes[r], float(s), (d[0], d[1])) for r, s, d in jobs])
 
 
-def _head() -> nn.Module:
-    """Projection head to prototypes of unit length (DINO)."""
-    last = nn.utils.parametrizations.weight_norm(nn.Linear(64, _PROTOTYPES, bias=False))
-    last.parametrizations.weight.original0.data.fill_(1.0)
-    last.parametrizations.weight.original0.requires_grad_(False)
-    return nn.Sequential(nn.Linear(WIDTH, 256), nn.GELU(), nn.Linear(256, 64), _Unit(), last)
+class _Head(nn.Module):
+    """Projection of tokens (..., D) to their cosines with prototypes (..., K) (DINO)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(nn.Linear(WIDTH, 256), nn.GELU(), nn.Linear(256, 64))
+        self.prototypes = nn.Parameter(torch.randn(_PROTOTYPES, 64))
 
-class _Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return functional.normalize(x, dim=-1)
+        return functional.normalize(self.projection(x), dim=-1) @ functional.normalize(self.prototypes, dim=-1).T

@@ -10,7 +10,7 @@ from torch.nn import functional
 from tqdm import trange
 
 from flexip.pocket.models import build_scheduler, build_unet, halved, save_part
-from flexip.pocket.pretrain import Average, Budget, Workshop, train
+from flexip.pocket.pretrain import Average, Budget, Workshop, on_device, train
 from flexip.pocket.pretrain_clip import text_states
 from flexip.pocket.pretrain_data import Renders, pick_captions, to_tensor
 
@@ -20,8 +20,8 @@ _TEXT_DROPOUT = 0.1  # share of empty prompts, for classifier-free guidance
 def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, float]:
     """Trains the UNet and exports its averaged weights now and then and at the end; returns `steps`."""
     torch.manual_seed(shop.seed + 3)
-    pipe = StableDiffusionPipeline.from_pretrained(shop.weights, safety_checker=None).to(shop.device)
-    unet, alphas = build_unet().to(shop.device), build_scheduler().alphas_cumprod.to(shop.device)
+    pipe = StableDiffusionPipeline.from_pretrained(shop.weights, torch_dtype=torch.float32).to(shop.device)
+    unet, alphas = on_device(build_unet(), shop.device), build_scheduler().alphas_cumprod.to(shop.device)
     average = Average(unet)
     latents = cached_moments(shop.directory, pipe.vae, renders)
     scaling = pipe.vae.config.scaling_factor
@@ -30,10 +30,14 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
         rng = np.random.default_rng((shop.seed, 4, step))
         rows = np.sort(rng.choice(len(renders), size=budget.batch_size, replace=False))
         captions = pick_captions(renders, rows, rng)
-        captions = ["" if drop else words for drop, words in zip(rng.random(len(rows)) < _TEXT_DROPOUT, captions, strict=True)]
+        captions = [
+            "" if drop else words for drop, words in zip(rng.random(len(rows)) < _TEXT_DROPOUT, captions, strict=True)
+        ]
         with torch.no_grad():
             states = text_states(pipe.text_encoder, pipe.tokenizer, captions)
-        noises = torch.from_numpy(rng.standard_normal((2, len(rows), 4, *latents.shape[2:]), np.float32)).to(shop.device)
+        noises = torch.from_numpy(rng.standard_normal((2, len(rows), 4, *latents.shape[2:]), np.float32)).to(
+            shop.device
+        )
         mean, logvar = torch.from_numpy(latents[rows]).to(shop.device).float().chunk(2, dim=1)
         z = (mean + (0.5 * logvar).exp() * noises[0]) * scaling
         spread = (rng.permutation(len(rows)) + rng.random(len(rows))) / len(rows)  # evenly over the timesteps

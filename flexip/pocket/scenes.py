@@ -72,7 +72,10 @@ def _snow(canvas: Canvas, rng: np.random.Generator, pan: float) -> None:
     for x in _spread(rng, 3, pan, 0.7):
         base, tall = 0.68 * h, rng.uniform(0.24, 0.34) * h
         canvas.polygon([((x - 0.09) * w, base), (x * w, base - tall), ((x + 0.09) * w, base)], (96, 130, 152))
-        canvas.polygon([((x - 0.045) * w, base - tall / 2), (x * w, base - tall), ((x + 0.045) * w, base - tall / 2)], (244, 248, 252))
+        canvas.polygon(
+            [((x - 0.045) * w, base - tall / 2), (x * w, base - tall), ((x + 0.045) * w, base - tall / 2)],
+            (244, 248, 252),
+        )
     _hills(canvas, rng, pan, 0.69, 0.02, (240, 245, 252))
     for x in _spread(rng, 7, pan):
         canvas.disc((x * w, rng.uniform(0.03, 0.95) * h), 0.014 * min(w, h), (255, 255, 255))
@@ -117,7 +120,11 @@ def _sea(canvas: Canvas, rng: np.random.Generator, pan: float) -> None:
         canvas.polygon([(x * w, 0.0), ((x + 0.1) * w, 0.0), ((x - 0.08) * w, 0.6 * h), ((x - 0.2) * w, 0.6 * h)], shade)
     _hills(canvas, rng, pan, 0.84, 0.02, (206, 190, 138))
     for x in _spread(rng, 3, pan):
-        lean, tall, colour = rng.uniform(-0.04, 0.04), rng.uniform(0.2, 0.4), ((40, 150, 110), (232, 108, 120))[int(rng.integers(2))]
+        lean, tall, colour = (
+            rng.uniform(-0.04, 0.04),
+            rng.uniform(0.2, 0.4),
+            ((40, 150, 110), (232, 108, 120))[int(rng.integers(2))],
+        )
         stem = [(x * w, 0.88 * h), ((x + lean) * w, (0.88 - tall / 2) * h), ((x - lean) * w, (0.88 - tall) * h)]
         canvas.stroke(stem, colour, 0.045 * min(w, h))
     for x in _spread(rng, 4, pan):

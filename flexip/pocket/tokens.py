@@ -1,7 +1,8 @@
 """The pocket vocabulary: byte-level BPE in CLIP's layout, so small that a caption's words are single tokens."""
 
 from collections import Counter
-from pathlib import Path
+from itertools import pairwise
+from typing import Any
 
 from transformers import CLIPTokenizer
 
@@ -14,7 +15,7 @@ _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIPTokenizer of at most MAX_TOKENS tokens; any UTF-8 text has an encoding, byte by byte where words are unknown.
+    """A CLIPTokenizer of at most MAX_TOKENS tokens; any UTF-8 text has an encoding, by bytes where words are unknown.
 
     The end token has the highest id: open_clip finds the text's end by it.
     """
@@ -22,7 +23,8 @@ def build_tokenizer() -> CLIPTokenizer:
     merges = learn_merges(sorted(vocabulary()), MAX_TOKENS - 2 * len(alphabet) - len(_SPECIAL))
     pieces = [*alphabet, *(letter + _END for letter in alphabet), *(a + b for a, b in merges), *_SPECIAL]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=TEXT_LENGTH)
+    options: dict[str, Any] = {"vocab": vocab, "merges": merges, "model_max_length": TEXT_LENGTH}
+    return CLIPTokenizer(**options)
 
 
 def learn_merges(words: list[str], limit: int) -> list[tuple[str, str]]:
@@ -30,7 +32,7 @@ def learn_merges(words: list[str], limit: int) -> list[tuple[str, str]]:
     splits = [[*word[:-1], word[-1] + _END] for word in words]
     merges: list[tuple[str, str]] = []
     while len(merges) < limit:
-        pairs = Counter(pair for split in splits for pair in zip(split, split[1:], strict=False))
+        pairs = Counter(pair for split in splits for pair in pairwise(split))
         if not pairs:
             break
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
@@ -44,11 +46,6 @@ def byte_letters() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
-
-
-def save_tokenizer(tokenizer: CLIPTokenizer, directory: Path) -> None:
-    """Writes tokenizer.json and tokenizer_config.json, which CLIPTokenizer and AutoTokenizer load offline."""
-    tokenizer.save_pretrained(directory)
 
 
 def _merged(split: list[str], pair: tuple[str, str]) -> list[str]:

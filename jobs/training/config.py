@@ -14,7 +14,9 @@ class AdapterSizes(Section):
     depth: int = Field(default=4, ge=1, description="Perceiver blocks of each stream")
     heads: int = Field(default=12, ge=1, description="attention heads of a block")
     dim_head: int = Field(default=64, ge=8, description="width of a head")
-    gating: Literal["branch", "token"] = Field(default="branch", description="what the gate multiplies: attention or tokens")
+    gating: Literal["branch", "token"] = Field(
+        default="branch", description="what the gate scales: attention or tokens"
+    )
 
 
 class GateByDataset(Section):

@@ -25,6 +25,7 @@ from torch import Tensor
 from flexip.checkpoint import load_training_state, save_checkpoint
 from flexip.encoders import EncoderNames, load_pipeline
 from flexip.model import FlexIP, adapter_config
+from flexip.rows import DATASETS, DatasetName
 from flexip.training import Batch, BatchRow, Drops, Noising, TrainState, batch_rows, build_batch, new_state, train_step
 from jobs.console import UserError
 from jobs.tracking import history, log_steps, open_client
@@ -101,10 +102,9 @@ def _batch(job: Assignment, dataset: PairDataset, step: int, rank: int, world: i
 
 def read_features(dataset: PairDataset, rows: Sequence[BatchRow]) -> dict[str, np.ndarray]:
     """Feature columns of the given training rows, in their order."""
-    positions: dict[str, list[int]] = {}
-    for position, row in enumerate(rows):
-        positions.setdefault(row.dataset, []).append(position)
-    parts = [dataset.read(name, "train", [rows[i].row for i in where], FAMILIES) for name, where in positions.items()]
+    positions = {name: [i for i, row in enumerate(rows) if row.dataset == name] for name in DATASETS}
+    present: list[DatasetName] = [name for name in DATASETS if positions[name]]
+    parts = [dataset.read(name, "train", [rows[i].row for i in positions[name]], FAMILIES) for name in present]
     back = np.argsort(list(itertools.chain.from_iterable(positions.values())))
     return {family: np.concatenate([part[family] for part in parts])[back] for family in FAMILIES}
 

@@ -1,6 +1,7 @@
 """The summary, the report and the sheet of a sweep whose scores are known."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -80,7 +81,7 @@ def test_one_subject_gives_null_where_nothing_is_known():
 
 def test_protocol_id_changes_with_the_encoder_and_not_otherwise():
     assert summary_of(2).protocol.id == summary_of(3).protocol.id
-    other = summary_of(2).protocol.__class__(**(vars(summary_of(2).protocol) | {"fingerprints": {"dino": "other"}}))
+    other = dataclasses.replace(summary_of(2).protocol, fingerprints={"dino": "other"})
     assert other.id != summary_of(2).protocol.id
 
 
@@ -125,8 +126,8 @@ def test_sheet_enlarges_small_tiles_without_changing_pixels():
 def test_sheet_grows_by_a_row_per_subject_and_a_column_per_gamma():
     tile = np.zeros((64, 64, 3), np.uint8)
     row = SheetRow("one", "a prompt", tile, [tile, tile])
-    low, high = draw_sheet([row], (0, 1)), draw_sheet([row, row], (0, 1))
-    wide = draw_sheet([SheetRow("one", "a prompt", tile, [tile] * 3)], (0, 0.5, 1))
+    low, high = draw_sheet([row], (0.0, 1.0)), draw_sheet([row, row], (0.0, 1.0))
+    wide = draw_sheet([SheetRow("one", "a prompt", tile, [tile] * 3)], (0.0, 0.5, 1.0))
     assert high.shape[0] > low.shape[0]
     assert high.shape[1] == low.shape[1]
     assert wide.shape[1] > low.shape[1]

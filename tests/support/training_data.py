@@ -1,44 +1,59 @@
-"""A small dataset directory in the layout that curation writes, with random features of the pocket encoders' shapes."""
+"""A small dataset as curation writes it, with random features of the given encoders' shapes."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flexip.encoders import Encoders
-from flexip.rows import DATASETS, PairRow, arrow_schema
+from flexip.rows import DATASETS, DatasetName, PairRow, Split, arrow_schema
+from pipelines.shards import (
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    feature_folder,
+    feature_table,
+    part_name,
+    write_manifest,
+    write_table,
+)
 
 
-def write_dataset(directory: Path, encoders: Encoders, train: int = 12, val: int = 2, seed: int = 0) -> Path:
+def write_dataset(root: Path, encoders: Encoders, train: int = 12, val: int = 2, seed: int = 0) -> Path:
     """`train` + `val` pairs in each of the two datasets; returns the directory."""
-    rng = np.random.default_rng(seed)
-    files = {}
-    for name in DATASETS:
-        pairs = [_pair(name, i, "train" if i < train else "val") for i in range(train + val)]
-        table = pa.Table.from_pylist([vars(pair) for pair in pairs], schema=arrow_schema(PairRow))
-        files |= _write(directory, f"{name}/pairs/part-00000.parquet", table)
-        ids = pa.array([pair.pair_id for pair in pairs])
-        for family, shape in encoders.shapes.items():
-            values = pa.array(rng.normal(size=len(pairs) * int(np.prod(shape))).astype(np.float16))
-            column = pa.FixedSizeListArray.from_arrays(values, int(np.prod(shape)))
-            table = pa.table({"pair_id": ids, family: column})
-            files |= _write(directory, f"{name}/{family}-{encoders.fingerprints[family]}/part-00000.parquet", table)
-    manifest = {
-        "schema_version": 1,
-        "fingerprints": encoders.fingerprints,
-        "shapes": {family: list(shape) for family, shape in encoders.shapes.items()},
-        "files": files,
-    }
-    (directory / "manifest.json").write_text(json.dumps(manifest))
-    return directory
+    files = [entry for name in DATASETS for entry in _write_pairs(root, name, encoders, train, val, seed)]
+    sizes = {name: {"train": train, "val": val, "test": 0} for name in DATASETS}
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        config={},
+        encoders=vars(encoders.names),
+        fingerprints=encoders.fingerprints,
+        shapes={family: list(shape) for family, shape in encoders.shapes.items()},
+        dtype="float16",
+        counts={},
+        sizes=sizes,
+        clusters={"train": train, "val": val, "test": 0},
+    )
+    write_manifest(root, manifest, files)
+    return root
 
 
-def _pair(dataset, index: int, split) -> PairRow:
+def _write_pairs(root: Path, name: DatasetName, encoders: Encoders, train: int, val: int, seed: int) -> list[FileEntry]:
+    rng = np.random.default_rng([seed, DATASETS.index(name)])
+    pairs = [_pair(name, i, "train" if i < train else "val") for i in range(train + val)]
+    table = pa.Table.from_pylist([vars(pair) for pair in pairs], schema=arrow_schema(PairRow))
+    files = [write_table(root, f"{name}/pairs/{part_name(0)}", table)]
+    for family, shape in encoders.shapes.items():
+        values = rng.normal(size=(len(pairs), *shape)).astype(np.float16)
+        folder = feature_folder(name, family, encoders.fingerprints[family])
+        table = feature_table([pair.pair_id for pair in pairs], family, values)
+        files.append(write_table(root, f"{folder}/{part_name(0)}", table))
+    return files
+
+
+def _pair(dataset: DatasetName, index: int, split: Split) -> PairRow:
     return PairRow(
-        pair_id=f"{dataset}-{index}",
+        pair_id=f"{dataset}-{index:04d}",
         dataset=dataset,
         split=split,
         cluster=f"cluster-{index}",
@@ -52,11 +67,3 @@ def _pair(dataset, index: int, split) -> PairRow:
         identity_similarity=1.0,
         pixel_similarity=0.5,
     )
-
-
-def _write(directory: Path, name: str, table: pa.Table) -> dict[str, dict]:
-    file = directory / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {name: {"sha256": digest, "bytes": file.stat().st_size, "rows": table.num_rows}}

@@ -1,0 +1,246 @@
+"""The service as a client meets it: a real Ray Serve application, an untrained checkpoint, real HTTP."""
+
+import base64
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from flexip.images import decode_image, encode_jpeg, encode_png
+from jobs.config import RayConfig
+from jobs.console import UserError
+from jobs.serve import ServeConfig, serving
+from jobs.serving.requests import LimitsConfig
+
+STEPS = 3
+LIMITS = LimitsConfig(images=4, steps=10, prompt=100, body_mb=1, image_megapixels=0.5)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def client(untrained_checkpoint) -> Iterator[httpx.Client]:
+    config = ServeConfig(
+        checkpoint=untrained_checkpoint, port=free_port(), limits=LIMITS, batch_rows=6, ray=RayConfig(num_cpus=2)
+    )
+    with serving(config) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def picture(reference) -> str:
+    return base64.b64encode(encode_png(reference)).decode()
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"prompt": "a creature on a beach", "num_inference_steps": STEPS, "seed": 5} | fields
+
+
+def draw(client: httpx.Client, **fields: Any) -> list[np.ndarray]:
+    answer = client.post("/v1/images/generations", json=body(**fields))
+    assert answer.status_code == 200, answer.text
+    return [decode_image(base64.b64decode(item["b64_json"])) for item in answer.json()["data"]]
+
+
+def refused(answer: httpx.Response) -> tuple[int, str | None, str]:
+    """(status, param, message) of an error, whose shape is OpenAI's."""
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert "\n" not in error["message"]
+    return answer.status_code, error["param"], error["message"]
+
+
+def test_a_taken_port_is_one_line(untrained_checkpoint):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f"port = {port}"),
+            serving(ServeConfig(checkpoint=untrained_checkpoint, port=port)),
+        ):
+            pytest.fail("it started")
+
+
+def test_a_prompt_alone_gives_a_picture(client):
+    answer = client.post("/v1/images/generations", json=body())
+    (item,) = answer.json()["data"]
+    assert answer.json()["created"] > 1.7e9
+    assert item["seed"] == 5
+    assert decode_image(base64.b64decode(item["b64_json"])).shape == (64, 64, 3)
+
+
+def test_the_answer_is_what_the_sampler_draws(client, picture, reference, untrained_checkpoint):
+    from flexip.checkpoint import load_checkpoint
+    from flexip.sampler import Request, sample
+
+    request = Request("a creature on a beach", reference, 0.8, 0.3, "dark", 4.0, STEPS, 5)
+    (expected,) = sample(load_checkpoint(untrained_checkpoint), [request])
+    (found,) = draw(
+        client,
+        image=picture,
+        preservation_weight=0.8,
+        personalization_weight=0.3,
+        negative_prompt="dark",
+        guidance_scale=4.0,
+    )
+    np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=1)
+
+
+def test_requests_with_different_gates_share_a_batch_and_do_not_change_each_other(client, picture):
+    asked = [
+        {"image": picture, "gamma": 0.0},
+        {"image": picture, "gamma": 1.0, "guidance_scale": 2.0},
+        {"image": picture, "gamma": 0.5, "num_inference_steps": 5, "seed": 6},
+        {"guidance_scale": 1.0},
+    ]
+    alone = [draw(client, **fields)[0] for fields in asked]
+    before = client.get("/healthz").json()
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = [images[0] for images in pool.map(lambda fields: draw(client, **fields), asked)]
+    after = client.get("/healthz").json()
+    assert after["images"] - before["images"] == len(asked)
+    assert after["batches"] - before["batches"] < len(asked)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
+    assert np.abs(alone[0].astype(int) - alone[1]).max() > 5  # the gates are not without effect
+
+
+def test_n_pictures_have_seeds_of_their_own_that_repeat_them(client):
+    answer = client.post("/v1/images/generations", json=body(n=3)).json()
+    assert [item["seed"] for item in answer["data"]] == [5, 6, 7]
+    (again,) = draw(client, seed=7)
+    third = decode_image(base64.b64decode(answer["data"][2]["b64_json"]))
+    np.testing.assert_allclose(again.astype(int), third.astype(int), atol=1)
+
+
+def test_without_a_seed_the_answer_tells_the_one_it_drew(client):
+    first = client.post("/v1/images/generations", json={"prompt": "x", "num_inference_steps": 1}).json()["data"][0]
+    other = client.post("/v1/images/generations", json={"prompt": "x", "num_inference_steps": 1}).json()["data"][0]
+    assert first["seed"] != other["seed"]
+
+
+def test_edits_take_an_upload_and_agree_with_generations(client, picture, reference):
+    fields = {name: str(value) for name, value in body(gamma=0.7, output_format="jpeg").items()}
+    for name in ("image", "image[]"):
+        files = {name: ("who.png", encode_png(reference), "image/png")}
+        answer = client.post("/v1/images/edits", data=fields, files=files)
+        assert answer.status_code == 200, answer.text
+        data = base64.b64decode(answer.json()["data"][0]["b64_json"])
+        assert data[:3] == b"\xff\xd8\xff"
+        (expected,) = draw(client, image=f"data:image/png;base64,{picture}", gamma=0.7)
+        assert np.abs(decode_image(data).astype(int) - expected).mean() < 12  # JPEG of a noisy picture
+
+
+def test_models_and_health(client):
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["flexip"]
+    assert client.get("/healthz").json()["status"] == "ok"
+    paths = client.get("/openapi.json").json()["paths"]
+    assert "image" in str(paths["/v1/images/edits"]["post"]["requestBody"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "said"),
+    [
+        ({"gama": 0.5}, 422, "gama", "did you mean gamma?"),
+        ({"gamma": 1.5}, 422, "gamma", "gamma = 1.5: input should be less than or equal to 1"),
+        ({"n": 9}, 422, "n", "less than or equal to 4"),
+        ({"n": "many"}, 422, "n", "valid integer"),
+        ({"num_inference_steps": 11}, 422, "num_inference_steps", "less than or equal to 10"),
+        ({"size": "512x512"}, 422, "size", "64x64"),
+        ({"model": "dall-e-3"}, 404, "model", "'flexip'"),
+        ({"prompt": " "}, 422, "prompt", "what to draw"),
+        ({"prompt": "x" * 101}, 422, "prompt", "at most 100"),
+        ({"prompt": None}, 422, "prompt", "valid string"),
+        ({"seed": -1}, 422, "seed", "greater than or equal to 0"),
+        ({"response_format": "url"}, 422, "response_format", "b64_json"),
+        ({"image": "!!!"}, 400, "image", "not base64"),
+        ({"image": base64.b64encode(b"just some text").decode()}, 400, "image", "not an image"),
+        ({"image": "https://example.org/cat.png"}, 400, "image", "fetches no URLs"),
+        ({"gamma": 0.5}, 422, "gamma", "no subject"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_remedy(client, fields, status, param, said):
+    found = refused(client.post("/v1/images/generations", json=body(**fields)))
+    assert found[:2] == (status, param)
+    assert said in found[2]
+    assert len(found[2]) < 400
+
+
+@pytest.mark.parametrize(
+    ("weights", "param"),
+    [
+        ({"gamma": 0.5, "preservation_weight": 0.5, "personalization_weight": 0.5}, "gamma"),
+        ({"preservation_weight": 0.5}, "personalization_weight"),
+        ({"preservation_weight": 0.5, "personalization_weight": 2}, "personalization_weight"),
+    ],
+)
+def test_a_gate_is_one_gamma_or_two_weights(client, picture, weights, param):
+    assert refused(client.post("/v1/images/generations", json=body(image=picture, **weights)))[:2] == (422, param)
+
+
+def test_what_is_not_json_is_a_400(client):
+    headers = {"content-type": "application/json"}
+    answer = client.post("/v1/images/generations", content=b'{"prompt": "x",', headers=headers)
+    assert refused(answer)[0] == 400
+    answer = client.post("/v1/images/generations", content=b'{"prompt": "x", "guidance_scale": NaN}', headers=headers)
+    assert refused(answer)[:2] == (422, "guidance_scale")
+
+
+def test_uploads_that_are_no_pictures_are_refused(client, reference):
+    large = np.zeros((800, 800, 3), np.uint8)
+    whole = encode_jpeg(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    for data, status, said in (
+        (b"a text file", 400, "not an image"),
+        (whole[: len(whole) // 2], 400, "incomplete"),
+        (encode_png(reference[:1, :1]), 400, "at least"),
+        (encode_png(large), 413, "at most"),
+    ):
+        answer = client.post("/v1/images/edits", data={"prompt": "x"}, files={"image": ("who.png", data)})
+        found = refused(answer)
+        assert found[:2] == (status, "image")
+        assert said in found[2]
+
+
+def test_a_form_is_checked_like_json(client, reference):
+    files = {"image": ("who.png", encode_png(reference))}
+    assert refused(client.post("/v1/images/edits", data={"prompt": "x"}, files={}))[0] == 415
+    assert refused(client.post("/v1/images/edits", data={"prompt": "x", "gama": "1"}, files=files))[:2] == (422, "gama")
+    assert refused(client.post("/v1/images/edits", data={"gamma": "0.5"}, files=files))[:2] == (422, "prompt")
+    assert refused(client.post("/v1/images/edits", files={"prompt": (None, "x")}))[:2] == (422, "image")
+    two = [("image[]", ("a.png", files["image"][1])), ("image[]", ("b.png", files["image"][1]))]
+    assert refused(client.post("/v1/images/edits", data={"prompt": "x"}, files=two))[:2] == (422, "image")
+
+
+def test_a_body_beyond_the_limit_is_a_413_announced_or_not(client):
+    blob = b'{"prompt": "' + b"x" * 1_100_000 + b'"}'
+    headers = {"content-type": "application/json"}
+    announced = client.post("/v1/images/generations", content=blob, headers=headers)
+    chunked = client.post("/v1/images/generations", content=iter([blob[:600_000], blob[600_000:]]), headers=headers)
+    for answer in (announced, chunked):
+        status, _, message = refused(answer)
+        assert status == 413
+        assert "1 MB" in message
+
+
+def test_unknown_routes_and_methods_have_the_same_shape(client):
+    assert refused(client.get("/v2/images"))[0] == 404
+    assert refused(client.get("/v1/images/edits"))[0] == 405
+
+
+def test_a_refused_request_leaves_the_service_working(client):
+    before = client.get("/healthz").json()
+    client.post("/v1/images/generations", json=body(gamma=7))
+    assert len(draw(client)) == 1
+    assert client.get("/healthz").json()["process"] == before["process"]
+
+
+def test_a_queue_too_small_for_one_request_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="queue_rows"):
+        ServeConfig(checkpoint=tmp_path, queue_rows=3)

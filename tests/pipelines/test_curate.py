@@ -1,0 +1,217 @@
+"""Curation through Ray, end to end, on a rendered world with spoilt files among the good ones."""
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from flexip.pocket.video import make_world
+from jobs.curate import CurateConfig, main, run
+from pipelines.settings import InputSettings
+from pipelines.shards import DatasetError, open_dataset, verify
+
+SPOILT = {
+    "text.mp4": ("quarantined", "not_a_video"),
+    "truncated.mp4": ("quarantined", "truncated"),
+    "sound.mp4": ("rejected", "no_video_stream"),
+    "dot.png": ("rejected", "too_small"),
+    "bomb.png": ("rejected", "too_many_pixels"),
+    "half.png": ("quarantined", "truncated"),
+    "page.jpg": ("quarantined", "not_an_image"),
+    "empty.mp4": ("rejected", "empty_file"),
+    "zz_twin.mp4": ("rejected", "duplicate"),
+}
+
+
+def config(source: Path, output: Path, **sections) -> CurateConfig:
+    return CurateConfig(
+        input=InputSettings(path=str(source), group_by_folder=True),
+        output=output,
+        **{
+            "shards": {"rows_per_file": 8},
+            "splits": {"least_test": 1},
+            "frames": {"per_video": 6},
+            "pairs": {"identity_min": 0.0},
+            **sections,
+        },
+    )
+
+
+def spoil(folder: Path) -> None:
+    """Bad inputs of every kind, made for real."""
+    whole = (folder / "videos" / "video-0000.mp4").read_bytes()
+    (folder / "text.mp4").write_text("hello\n" * 100)
+    (folder / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "zz_twin.mp4").write_bytes(whole)
+    (folder / "page.jpg").write_text("<html>404</html>" * 20)
+    still = (folder / "stills" / "creature-0000" / "00.png").read_bytes()
+    (folder / "half.png").write_bytes(still[: len(still) // 2])
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, "PNG")
+    (folder / "dot.png").write_bytes(dot.getvalue())
+    (folder / "bomb.png").write_bytes(bomb(60_000))
+    with av.open(str(folder / "sound.mp4"), "w") as out:
+        stream = out.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def bomb(side: int) -> bytes:
+    """A few hundred bytes of PNG that claim side x side pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(4096))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = make_world(tmp_path_factory.mktemp("world"), videos=4, stills=8, seed=1)
+    spoil(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def curated(curation_ray, world, tmp_path_factory):
+    return run(config(world, tmp_path_factory.mktemp("curated") / "dataset"))
+
+
+def test_every_input_ends_in_exactly_one_state_and_bad_ones_cost_only_themselves(curated):
+    counts = curated.manifest.counts
+    for unit, count in counts.items():
+        parts = count["accepted"] + sum(count["rejected"].values()) + sum(count["quarantined"].values())
+        assert parts == count["inputs"] > 0, unit
+    assert counts["source"]["inputs"] == 12 + len(SPOILT)
+    assert counts["source"]["accepted"] == 12
+    table = pq.read_table(
+        curated.output / "subjects", columns=["source", "unit", "status", "reason"], partitioning=None
+    )
+    states = {r["source"]: (r["status"], r["reason"]) for r in table.to_pylist() if r["unit"] == "source"}
+    assert {name: states[name] for name in SPOILT} == SPOILT
+    assert counts["frame"]["inputs"] == 4 * 6 + 8
+    assert counts["subject"]["accepted"] >= 20
+
+
+def test_manifest_lists_every_file_with_its_sum(curated):
+    manifest = verify(curated.output)
+    there = {p.relative_to(curated.output).as_posix() for p in curated.output.rglob("*") if p.is_file()}
+    assert there == {*manifest.files, "manifest.json"}
+    assert manifest.sizes == curated.manifest.sizes
+    pairs = sum(entry["rows"] for name, entry in manifest.files.items() if "/pairs/" in name)
+    assert pairs == manifest.counts["pair"]["accepted"] == sum(sum(s.values()) for s in manifest.sizes.values())
+
+
+def test_families_are_aligned_with_their_pairs_row_for_row(curated, pocket_encoders):
+    manifest = curated.manifest
+    assert manifest.fingerprints == pocket_encoders.fingerprints
+    for name in manifest.files:
+        if "/pairs/" not in name:
+            continue
+        pairs = pq.read_table(curated.output / name, partitioning=None)
+        ids = pairs["pair_id"].to_pylist()
+        assert ids == sorted(ids)
+        for family, fingerprint in manifest.fingerprints.items():
+            table = pq.read_table(curated.output / name.replace("pairs", f"{family}-{fingerprint}"), partitioning=None)
+            assert table["pair_id"].to_pylist() == ids
+
+
+def test_features_are_those_of_the_stored_pictures_and_captions(curated, pocket_encoders):
+    from flexip.images import decode_image
+
+    dataset = open_dataset(curated.output)
+    size = dataset.size("variant", "train")
+    assert size >= 4
+    rows = [size - 1, 0]
+    got = dataset.read("variant", "train", rows, ["clip", "dino", "text", "vae"])
+    pairs = dataset.pairs("variant", "train").take(rows).to_pylist()
+    cls, patches = pocket_encoders.encode_references([decode_image(p["reference"]) for p in pairs])
+    expected = {
+        "clip": cls,
+        "dino": patches,
+        "text": pocket_encoders.encode_text([p["caption"] for p in pairs]),
+        "vae": pocket_encoders.encode_targets([decode_image(p["target"]) for p in pairs]),
+    }
+    for family, values in expected.items():
+        assert got[family].shape == tuple(values.shape)
+        np.testing.assert_allclose(got[family].astype(np.float32), values.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_no_cluster_is_in_two_splits_and_captions_come_from_the_table(curated, world):
+    dataset = open_dataset(curated.output)
+    lines = (world / "ground_truth.jsonl").read_text().splitlines()
+    told = {json.loads(line)["captions"]["medium plain"] for line in lines}
+    home: dict[str, set[str]] = {}
+    for name in ("invariant", "variant"):
+        for split in ("train", "val", "test"):
+            table = dataset.pairs(name, split, ["cluster", "caption", "time_gap"])
+            for row in table.to_pylist():
+                home.setdefault(row["cluster"], set()).add(split)
+                assert row["caption"] in told
+                assert row["time_gap"] == 0 or name == "variant"
+    assert all(len(splits) == 1 for splits in home.values())
+    assert dataset.size("variant", "test") > 0, "least_test holds one back"
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(curated, world, tmp_path):
+    again = run(config(world, tmp_path / "again"))
+    assert again.manifest.files == curated.manifest.files
+
+
+@pytest.mark.parametrize("there", ["manifest.json", "notes.txt"])
+def test_an_output_that_holds_something_is_left_alone(curation_ray, world, tmp_path, there):
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(DatasetError, match="output = "):
+        run(config(world, tmp_path))
+    assert (tmp_path / there).read_text() == "mine"
+
+
+def test_nothing_accepted_is_an_error_with_the_counted_reasons(curation_ray, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.mp4").write_text("no video")
+    (folder / "b.png").write_text("no image")
+    with pytest.raises(DatasetError, match=r"not one pair was accepted.*1 not_a_video, 1 not_an_image|1 not_an_image"):
+        run(config(folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input.path", "/nowhere"], "error: input.path = /nowhere: no such file or folder"),
+        (["--input.path", "{empty}"], "none a video or image"),
+        (["--input.path", "{empty}", "--filters.area_mim", "0.1"], "did you mean --filters.area_min?"),
+        (["--input.path", "{empty}", "--filters.area_min", "0.9"], "must be below area_max"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path, capsys, arguments, words):
+    given = [a.format(empty=tmp_path) for a in arguments]
+    with pytest.raises(SystemExit) as caught:
+        main([*given, "--output", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in said
+    assert len(said.strip().splitlines()) == 1, said
+
+
+def test_a_missing_input_leaves_no_trace_on_the_way_out(tmp_path):
+    command = [sys.executable, "-m", "jobs.curate", "--input.path", "/nowhere", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: input.path = /nowhere: no such file or folder, and no file matches it"
+    assert not (tmp_path / "out").exists()
