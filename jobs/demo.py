@@ -128,8 +128,11 @@ def _curate_config(config: DemoConfig, world: str, output: Path) -> CurateConfig
 def _train_config(config: DemoConfig, dataset: Path, output: Path) -> TrainConfig:
     return load(
         TrainConfig,
-        ["--config", str(Path(__file__).parents[1] / "configs/pocket/train.yaml"), "--dataset", str(dataset)]
-        + ["--output", str(output), "--steps", str(config.steps), "--seed", str(config.seed)],
+        [
+            *("--config", str(Path(__file__).parents[1] / "configs/pocket/train.yaml")),
+            *("--dataset", str(dataset), "--output", str(output)),
+            *("--steps", str(config.steps), "--seed", str(config.seed)),
+        ],
         "jobs.demo",
     )
 

@@ -27,11 +27,12 @@ StageName = Literal["vae", "clip", "dino", "unet"]
 class StageConfig(Section):
     minutes: float = Field(default=10.0, gt=0, description="wall clock of training, summed over restarts [min]")
     steps: int | None = Field(default=None, ge=1, description="train this many steps, whatever the clock says")
+    warm: bool = Field(default=False, description="start from the models in `weights`, with a fresh optimiser")
     batch_size: int = Field(default=32, ge=2, description="pictures per step")
     learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's peak learning rate")
 
     def budget(self) -> Budget:
-        return Budget(self.minutes, self.batch_size, self.learning_rate, self.steps)
+        return Budget(self.minutes, self.batch_size, self.learning_rate, self.steps, self.warm)
 
 
 class PretrainConfig(JobConfig):

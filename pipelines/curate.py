@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
@@ -114,19 +115,24 @@ def _clip_pass(
     return (
         ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS))
         # Decoding, bound by CPU: each actor has one child process, which is killed at the time limit.
-        .map(ReadFrames, fn_constructor_args=[settings], compute=ActorPoolStrategy(size=pools.readers), num_cpus=0.5)
+        .map(
+            cast(Any, ReadFrames),
+            fn_constructor_args=[settings],
+            compute=ActorPoolStrategy(size=pools.readers),
+            num_cpus=0.5,
+        )
         # Detection, masks, tracks, filters, captions, bound by CPU: one core per task, no state.
-        .map(find_subjects, fn_args=[settings], num_cpus=1)
+        .map(partial(find_subjects, settings=settings), num_cpus=1)
         # Embeddings of the crops: one actor per GPU, or one on the CPU; it waits more than it works.
         .map(
-            EmbedCrops,
+            cast(Any, EmbedCrops),
             fn_constructor_args=[settings, names, gpu],
             compute=ActorPoolStrategy(size=pools.encoders),
             num_cpus=0.5,
             num_gpus=pools.encoder_gpus,
         )
         # Pairs, and everything about the clip onto disk.
-        .map(stage_pairs, fn_args=[settings, folder], num_cpus=1)
+        .map(partial(stage_pairs, settings=settings, folder=folder), num_cpus=1)
     )
 
 
@@ -136,7 +142,7 @@ def _shard_pass(
     """Shards to files: features in batches of fixed size on the encoders' actors, which write what they made."""
     items = [{"shard": json.dumps(dataclasses.asdict(shard))} for shard in plan]
     return ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS)).map(
-        WriteShard,
+        cast(Any, WriteShard),
         fn_constructor_args=[settings, names, folder, output, pools.encoder_gpus > 0],
         compute=ActorPoolStrategy(size=pools.encoders),
         num_cpus=0.5,

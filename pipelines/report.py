@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from flexip.images import Rgb, decode_image, encode_png, pad_square, resize
 from flexip.rows import DATASETS
 from pipelines.records import StageCount, chance
-from pipelines.shards import FileEntry, Manifest, file_entry
+from pipelines.shards import FileEntry, Manifest, file_entry, read_part
 
 SHEET = "contact_sheet.png"
 TILE = 128  # side of a picture on the sheet [px]
@@ -102,7 +101,7 @@ def _choose(output: Path, dataset: str, seed: int) -> list[dict[str, Any]]:
     light = [
         (part, i, row)
         for part in sorted((output / dataset / "pairs").glob("part-*.parquet"))
-        for i, row in enumerate(pq.read_table(part, columns=["pair_id", "cluster"], partitioning=None).to_pylist())
+        for i, row in enumerate(read_part(part, ["pair_id", "cluster"]).to_pylist())
     ]
     light.sort(key=lambda found: chance(seed, "sheet", found[2]["pair_id"]))
     turns: dict[str, int] = {}
@@ -111,6 +110,4 @@ def _choose(output: Path, dataset: str, seed: int) -> list[dict[str, Any]]:
         turns[row["cluster"]] = turns.get(row["cluster"], 0) + 1
         ranked.append((turns[row["cluster"]], part, i))
     ranked.sort(key=lambda found: found[0])
-    return [
-        pq.read_table(part, partitioning=None).slice(i, 1).to_pylist()[0] for _, part, i in ranked[: COLUMNS * ROWS]
-    ]
+    return [read_part(part).slice(i, 1).to_pylist()[0] for _, part, i in ranked[: COLUMNS * ROWS]]

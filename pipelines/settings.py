@@ -17,44 +17,67 @@ class InputSettings(Settings):
         description="a video or image, a folder (searched recursively) or a glob such as 'clips/**/*.mp4'"
     )
     group_by_folder: bool = Field(
-        False, description="the stills of one folder are pictures of one subject (multi-view sets, DreamBooth layout)"
+        default=False,
+        description="the stills of one folder are pictures of one subject (multi-view sets, DreamBooth layout)",
     )
-    licence: str = Field("", description="licence recorded in every row, e.g. CC-BY-4.0")
+    licence: str = Field(default="", description="licence recorded in every row, e.g. CC-BY-4.0")
 
 
 class FrameSettings(Settings):
-    per_video: int = Field(8, ge=1, description="frames sampled from each video, evenly spaced")
-    max_side: int = Field(512, ge=32, description="longer side of a decoded frame or still [px]; larger is reduced")
-    motion_gap_s: float = Field(
-        0.15, gt=0, description="time from a frame to the neighbour that its motion is measured against [s]"
+    per_video: int = Field(default=8, ge=1, description="frames sampled from each video, evenly spaced")
+    max_side: int = Field(
+        default=512, ge=32, description="longer side of a decoded frame or still [px]; larger is reduced"
     )
-    max_pixels: float = Field(64e6, gt=0, description="a still with more pixels is rejected undecoded")
-    timeout_s: float = Field(60, gt=0, description="wall-clock limit of decoding one video [s]; then it is killed")
+    motion_gap_s: float = Field(
+        default=0.15, gt=0, description="time from a frame to the neighbour that its motion is measured against [s]"
+    )
+    max_pixels: float = Field(default=64e6, gt=0, description="a still with more pixels is rejected undecoded")
+    timeout_s: float = Field(
+        default=60, gt=0, description="wall-clock limit of decoding one video [s]; then it is killed"
+    )
 
 
 class SubjectSettings(Settings):
-    working_side: int = Field(192, ge=48, description="longer side at which subjects are searched [px]")
-    max_per_frame: int = Field(2, ge=1, description="subjects kept in one frame, most salient first")
+    working_side: int = Field(default=192, ge=48, description="longer side at which subjects are searched [px]")
+    max_per_frame: int = Field(default=2, ge=1, description="subjects kept in one frame, most salient first")
     static_camera: float = Field(
-        0.012, gt=0, description="background change between frames below which the camera stands still, 0..1"
+        default=0.012, gt=0, description="background change between frames below which the camera stands still, 0..1"
     )
     cut_distance: float = Field(
-        0.52, gt=0, le=2, description="change between successive frames that counts as a cut: tracks end there, 0..1.35"
+        default=0.52,
+        gt=0,
+        le=2,
+        description="change between successive frames that counts as a cut: tracks end there, 0..1.35",
     )
     track_distance: float = Field(
-        0.6, gt=0, le=1, description="largest distance (appearance and position) of one subject in successive frames"
+        default=0.6,
+        gt=0,
+        le=1,
+        description="largest distance (appearance and position) of one subject in successive frames",
     )
 
 
 class FilterSettings(Settings):
-    area_min: float = Field(0.01, ge=0, le=1, description="least area of the subject's box, fraction of the frame")
-    area_max: float = Field(0.64, ge=0, le=1, description="largest area of the subject's box, fraction of the frame")
-    side_min: int = Field(24, ge=1, description="least shorter side of the subject's box [px of the decoded frame]")
-    fill_min: float = Field(0.2, ge=0, le=1, description="least part of the box that the mask covers")
-    detail_min: float = Field(5.0, ge=0, description="least standard deviation inside the mask [grey levels]")
-    sharpness_min: float = Field(8.0, ge=0, description="least variance of the frame's Laplacian, grey levels squared")
-    brightness_min: float = Field(0.06, ge=0, le=1, description="least mean grey of a frame, 0 black .. 1 white")
-    brightness_max: float = Field(0.97, ge=0, le=1, description="largest mean grey of a frame, 0 black .. 1 white")
+    area_min: float = Field(
+        default=0.01, ge=0, le=1, description="least area of the subject's box, fraction of the frame"
+    )
+    area_max: float = Field(
+        default=0.64, ge=0, le=1, description="largest area of the subject's box, fraction of the frame"
+    )
+    side_min: int = Field(
+        default=24, ge=1, description="least shorter side of the subject's box [px of the decoded frame]"
+    )
+    fill_min: float = Field(default=0.2, ge=0, le=1, description="least part of the box that the mask covers")
+    detail_min: float = Field(default=5.0, ge=0, description="least standard deviation inside the mask [grey levels]")
+    sharpness_min: float = Field(
+        default=8.0, ge=0, description="least variance of the frame's Laplacian, grey levels squared"
+    )
+    brightness_min: float = Field(
+        default=0.06, ge=0, le=1, description="least mean grey of a frame, 0 black .. 1 white"
+    )
+    brightness_max: float = Field(
+        default=0.97, ge=0, le=1, description="largest mean grey of a frame, 0 black .. 1 white"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "FilterSettings":
@@ -66,34 +89,50 @@ class FilterSettings(Settings):
 
 
 class CaptionSettings(Settings):
-    phrase: str = Field("subject", description="what a subject is called when no sidecar file says it")
-    template: str = Field("a photo of a {phrase}", description="caption without a sidecar file; {phrase} is filled in")
+    phrase: str = Field(default="subject", description="what a subject is called when no sidecar file says it")
+    template: str = Field(
+        default="a photo of a {phrase}", description="caption without a sidecar file; {phrase} is filled in"
+    )
 
 
 class PairSettings(Settings):
-    min_gap_s: float = Field(0.2, ge=0, description="least time between the two frames of a variant pair [s]")
+    min_gap_s: float = Field(default=0.2, ge=0, description="least time between the two frames of a variant pair [s]")
     min_gap_fraction: float = Field(
-        0.1, ge=0, le=1, description="least time between them as a fraction of the clip; the larger of the two holds"
+        default=0.1,
+        ge=0,
+        le=1,
+        description="least time between them as a fraction of the clip; the larger of the two holds",
     )
-    invariant_per_track: int = Field(2, ge=0, description="invariant pairs made of one track or multi-view folder")
-    variant_per_track: int = Field(4, ge=0, description="variant pairs kept of one track or multi-view folder")
-    identity_min: float = Field(0.5, ge=-1, le=1, description="least DINO cosine of the two crops of a variant pair")
+    invariant_per_track: int = Field(
+        default=2, ge=0, description="invariant pairs made of one track or multi-view folder"
+    )
+    variant_per_track: int = Field(default=4, ge=0, description="variant pairs kept of one track or multi-view folder")
+    identity_min: float = Field(
+        default=0.5, ge=-1, le=1, description="least DINO cosine of the two crops of a variant pair"
+    )
     pixels_max: float = Field(
-        0.985, ge=0, le=1, description="largest pixel similarity of a variant pair: above it the pair teaches copying"
+        default=0.985,
+        ge=0,
+        le=1,
+        description="largest pixel similarity of a variant pair: above it the pair teaches copying",
     )
-    enlarge_min: float = Field(1.1, ge=1, description="least enlargement of the reference box")
-    enlarge_max: float = Field(1.4, ge=1, description="largest enlargement of the reference box")
-    reference_side: int = Field(224, ge=16, description="side of the stored reference square [px]")
+    enlarge_min: float = Field(default=1.1, ge=1, description="least enlargement of the reference box")
+    enlarge_max: float = Field(default=1.4, ge=1, description="largest enlargement of the reference box")
+    reference_side: int = Field(default=224, ge=16, description="side of the stored reference square [px]")
     target_side: int | None = Field(
-        None, ge=16, description="side of the stored target square [px]; none: the base model's resolution"
+        default=None, ge=16, description="side of the stored target square [px]; none: the base model's resolution"
     )
 
 
 class SplitSettings(Settings):
-    val: float = Field(0.05, ge=0, lt=1, description="fraction of the identity clusters held out for validation")
-    test: float = Field(0.05, ge=0, lt=1, description="fraction of the identity clusters held out for test")
-    least_val: int = Field(0, ge=0, description="at least so many clusters for validation, of each kind of source")
-    least_test: int = Field(0, ge=0, description="at least so many clusters for test, of each kind of source")
+    val: float = Field(
+        default=0.05, ge=0, lt=1, description="fraction of the identity clusters held out for validation"
+    )
+    test: float = Field(default=0.05, ge=0, lt=1, description="fraction of the identity clusters held out for test")
+    least_val: int = Field(
+        default=0, ge=0, description="at least so many clusters for validation, of each kind of source"
+    )
+    least_test: int = Field(default=0, ge=0, description="at least so many clusters for test, of each kind of source")
 
     @model_validator(mode="after")
     def _leaves_training(self) -> "SplitSettings":
@@ -103,21 +142,27 @@ class SplitSettings(Settings):
 
 
 class ShardSettings(Settings):
-    rows_per_file: int = Field(256, ge=1, description="pairs in one Parquet file, exactly (the last may have fewer)")
-    batch_size: int = Field(16, ge=1, description="pairs encoded at once; part of the result's last bits")
-    threads: int = Field(1, ge=1, description="CPU threads of one encoding actor; part of the result's last bits")
-    dtype: str = Field("float16", pattern="^(float16|float32)$", description="storage of features: float16 or float32")
+    rows_per_file: int = Field(
+        default=256, ge=1, description="pairs in one Parquet file, exactly (the last may have fewer)"
+    )
+    batch_size: int = Field(default=16, ge=1, description="pairs encoded at once; part of the result's last bits")
+    threads: int = Field(
+        default=1, ge=1, description="CPU threads of one encoding actor; part of the result's last bits"
+    )
+    dtype: str = Field(
+        default="float16", pattern="^(float16|float32)$", description="storage of features: float16 or float32"
+    )
 
 
 class CurationSettings(Settings):
     """What decides the bytes of a dataset, beside the encoders; where it runs and how it prints is not part of it."""
 
     input: InputSettings
-    frames: FrameSettings = Field(FrameSettings(), description="reading of videos and stills")
-    subjects: SubjectSettings = Field(SubjectSettings(), description="finding subjects")
-    filters: FilterSettings = Field(FilterSettings(), description="what is kept")
-    captions: CaptionSettings = Field(CaptionSettings(), description="captions without a sidecar file")
-    pairs: PairSettings = Field(PairSettings(), description="invariant and variant pairs")
-    splits: SplitSettings = Field(SplitSettings(), description="train, val and test by identity cluster")
-    shards: ShardSettings = Field(ShardSettings(), description="feature files")
-    seed: int = Field(0, ge=0, description="seed of every random choice")
+    frames: FrameSettings = Field(default=FrameSettings(), description="reading of videos and stills")
+    subjects: SubjectSettings = Field(default=SubjectSettings(), description="finding subjects")
+    filters: FilterSettings = Field(default=FilterSettings(), description="what is kept")
+    captions: CaptionSettings = Field(default=CaptionSettings(), description="captions without a sidecar file")
+    pairs: PairSettings = Field(default=PairSettings(), description="invariant and variant pairs")
+    splits: SplitSettings = Field(default=SplitSettings(), description="train, val and test by identity cluster")
+    shards: ShardSettings = Field(default=ShardSettings(), description="feature files")
+    seed: int = Field(default=0, ge=0, description="seed of every random choice")

@@ -95,6 +95,12 @@ def write_table(root: Path, path: str, table: pa.Table) -> FileEntry:
     return file_entry(root, path, len(table))
 
 
+def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file. Its folder's name is not read for columns, as pyarrow's `read_table` would."""
+    with pq.ParquetFile(path) as file:
+        return file.read(columns)
+
+
 def file_entry(root: Path, path: str, rows: int = 0) -> FileEntry:
     """The manifest's entry for a file that lies below root."""
     digest = hashlib.sha256()
@@ -211,7 +217,7 @@ class PairDataset:
 
     def _load(self, file: Path, columns: list[str] | None) -> pa.Table:
         try:
-            return pq.read_table(file, columns=columns, partitioning=None)
+            return read_part(file, columns)
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"{file}: cannot be read ({error})") from error
 

@@ -149,7 +149,7 @@ def make_manifest(
     clusters: Counter,
 ) -> Manifest:
     """The manifest, still without its list of files."""
-    sizes = {dataset: dict.fromkeys(SPLITS, 0) for dataset in DATASETS}
+    sizes: dict[str, dict[str, int]] = {dataset: dict.fromkeys(map(str, SPLITS), 0) for dataset in DATASETS}
     for shard in plan:
         for split in shard.splits:
             sizes[shard.dataset][split] += 1

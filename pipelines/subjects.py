@@ -101,7 +101,8 @@ def _grabcut(image: Rgb, likely: Map) -> np.ndarray:
     if not (likely > level).any() or (labels == cv2.GC_FGD).all():
         return np.zeros(likely.shape, np.uint8)
     cv2.setRNGSeed(0)  # GrabCut draws its first colour clusters at random
-    cv2.grabCut(image[..., ::-1].copy(), labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
+    unused = (0, 0, 0, 0)  # the rectangle; the labels say it all
+    cv2.grabCut(image[..., ::-1].copy(), labels, unused, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
     return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
 
 

@@ -23,6 +23,7 @@ class Budget:
     batch_size: int
     learning_rate: float  # peak; a short warm-up before, half a cosine after
     steps: int | None = None
+    warm: bool = False  # start from the exported weights, with a fresh optimiser, instead of from random ones
     warmup: int = 100  # steps
     save_every: float = 2.0  # minutes between checkpoints
     export_every: float = 8.0  # minutes between exports of usable weights

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -23,6 +24,8 @@ def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
     torch.manual_seed(shop.seed + 1)
     tokenizer = build_tokenizer()
     clip = build_clip(len(tokenizer)).to(shop.device)
+    if budget.warm:
+        clip.load_state_dict(load_file(shop.weights / "open_clip/open_clip_model.safetensors"))
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((shop.seed, 2, step))

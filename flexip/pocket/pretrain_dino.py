@@ -16,12 +16,13 @@ _PATCHES = (RESOLUTION // 8) ** 2
 
 
 def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
-    """Trains and exports the encoder; returns `same_identity` (nearest neighbour among at most 128, held-out) and `steps`.
+    """Trains and exports the encoder; returns `same_identity` (nearest neighbour among 128, held-out) and `steps`.
 
     Views of one creature: crops of one picture, or of two pictures that show it in other scenes and poses.
     """
     torch.manual_seed(shop.seed + 2)
-    student, head = on_device(build_dino(), shop.device), _Head().to(shop.device)
+    student = Dinov2Model.from_pretrained(shop.weights / "dino").train() if budget.warm else build_dino()
+    student, head = on_device(student, shop.device), _Head().to(shop.device)
     slow, slow_head = Average(student, 0.998), Average(head, 0.998)  # the teacher
 
     def loss_of(step: int) -> Tensor:

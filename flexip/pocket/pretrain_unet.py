@@ -21,7 +21,8 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
     """Trains the UNet and exports its averaged weights now and then and at the end; returns `steps`."""
     torch.manual_seed(shop.seed + 3)
     pipe = StableDiffusionPipeline.from_pretrained(shop.weights, torch_dtype=torch.float32).to(shop.device)
-    unet, alphas = on_device(build_unet(), shop.device), build_scheduler().alphas_cumprod.to(shop.device)
+    unet = on_device(pipe.unet.train() if budget.warm else build_unet(), shop.device)
+    alphas = build_scheduler().alphas_cumprod.to(shop.device)
     average = Average(unet)
     latents = cached_moments(shop.directory, pipe.vae, renders)
     scaling = pipe.vae.config.scaling_factor

@@ -15,7 +15,8 @@ _WINDOW = 40  # [px]
 def train_vae(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
     """Trains and exports the autoencoder; returns `psnr` [dB] on held-out renders, `scaling_factor` and `steps`."""
     torch.manual_seed(shop.seed)
-    vae = on_device(build_vae(), shop.device)
+    vae = AutoencoderKL.from_pretrained(shop.weights / "vae") if budget.warm else build_vae()
+    vae = on_device(vae.float().train(), shop.device)
     average = Average(vae, limit=0.998)
 
     def loss_of(step: int) -> Tensor:

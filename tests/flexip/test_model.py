@@ -1,6 +1,7 @@
 """Invariants of the gated UNet, on random weights: they hold for every training."""
 
 import dataclasses
+from typing import Any, cast
 
 import pytest
 import torch
@@ -112,8 +113,9 @@ def test_text_cache_is_not_used_for_other_text_or_other_weights(model, inputs):
     before = call(inputs["text"])
     assert not torch.allclose(before, call(inputs["text"] * 2), atol=1e-4)
     _, layer = next(cross_attention_layers(model.unet))
-    layer.to_k.weight.mul_(3.0)
-    layer.to_v.weight.mul_(3.0)
+    for projection in (layer.to_k, layer.to_v):
+        assert projection is not None
+        projection.weight.mul_(3.0)
     assert not torch.allclose(before, call(inputs["text"]), atol=1e-6)
 
 
@@ -186,7 +188,7 @@ def pipeline(unet):
         text_encoder=None,  # type: ignore[arg-type]
         tokenizer=None,  # type: ignore[arg-type]
         unet=unet,
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        scheduler=cast(Any, DDIMScheduler(steps_offset=1, clip_sample=False)),
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ from flexip.sampler import Request, ddim_schedule, decode, denoise, initial_nois
 
 
 @pytest.fixture(scope="module")
-def engine(untrained_checkpoint):
+def engine(untrained_checkpoint) -> Any:
     return load_checkpoint(untrained_checkpoint)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 25, 50])
 def test_ddim_equals_diffusers(engine, steps):
-    config = engine.pipe.scheduler.config
-    scheduler = DDIMScheduler.from_config(config)
+    config: Any = engine.pipe.scheduler.config
+    scheduler: Any = DDIMScheduler.from_config(config)
     scheduler.set_timesteps(steps)
     schedule = ddim_schedule(config, steps)
     g = torch.Generator().manual_seed(0)
@@ -83,7 +84,8 @@ def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference):
     """`pipe(**condition(...))`, the diffusers way, against the batched sampler."""
     ask = requests(reference)[0]
     subjects = engine.encoders.encode_references([reference])
-    engine.pipe.scheduler = DDIMScheduler.from_config(engine.pipe.scheduler.config)
+    config: Any = engine.pipe.scheduler.config
+    engine.pipe.scheduler = DDIMScheduler.from_config(config)
     arguments = engine.model.condition(engine.pipe, [ask.prompt], subjects, Gate.dial([0.7]), ask.guidance_scale, n=1)
     noise = initial_noise(engine, [ask])
     latents = engine.pipe(
@@ -118,7 +120,7 @@ def test_condition_gives_two_rows_a_picture_with_guidance_and_refuses_other_rows
 
 @torch.no_grad()
 def test_attach_conditions_image_to_image_too(engine, reference):
-    pipe = StableDiffusionImg2ImgPipeline(**engine.pipe.components, requires_safety_checker=False)
+    pipe: Any = StableDiffusionImg2ImgPipeline(**engine.pipe.components, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     engine.model.attach(pipe)
     subjects = engine.encoders.encode_references([reference])

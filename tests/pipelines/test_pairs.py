@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flexip.images import decode_image, decode_mask
-from flexip.rows import SubjectRow, arrow_schema
+from flexip.rows import SourceKind, SubjectRow, arrow_schema
 from pipelines.crops import augmented, pixel_similarity, reference_crop, target_square
 from pipelines.pairs import PairMaker, Subject, assign_splits
 from pipelines.records import StageCount, pack, unpack
@@ -17,7 +17,7 @@ def picture(shade: int) -> np.ndarray:
     return image
 
 
-def subject(time: float, shade: int, track: str = "t", angle: float = 0.0, kind="video") -> Subject:
+def subject(time: float, shade: int, track: str = "t", angle: float = 0.0, kind: SourceKind = "video") -> Subject:
     box = [40 / 120, 30 / 90, 80 / 120, 70 / 90]
     mask = np.zeros((90, 120), bool)
     mask[30:70, 40:80] = True

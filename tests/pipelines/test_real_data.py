@@ -1,7 +1,7 @@
 """Film and photographs that nobody on this project made, from $FLEXIP_TEST_DATA."""
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow.dataset as pads
 
 from flexip.images import decode_image, decode_mask
 from jobs.curate import CurateConfig, run
@@ -15,7 +15,7 @@ def curate(source, output, **options):
 
 
 def accepted(result, *columns):
-    table = pq.read_table(result.output / "subjects", partitioning=None, columns=[*columns, "unit", "status"])
+    table = pads.dataset(result.output / "subjects").to_table([*columns, "unit", "status"])
     return [r for r in table.to_pylist() if (r["unit"], r["status"]) == ("subject", "accepted")]
 
 

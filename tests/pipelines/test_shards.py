@@ -54,7 +54,7 @@ def test_random_rows_come_back_exactly_with_a_tiny_cache(tmp_path, monkeypatch):
     )
     rng = np.random.default_rng(0)
     for _ in range(5):
-        asked = rng.integers(0, 18, 9)
+        asked = rng.integers(0, 18, 9).tolist()
         got = dataset.read("variant", "train", asked, ["clip", "dino"])
         assert got["caption"].tolist() == [f"caption {train[i]}" for i in asked]
         assert got["pair_id"].tolist() == [f"{train[i]:04d}" for i in asked]

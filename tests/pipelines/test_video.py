@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -34,7 +35,7 @@ def number_in(image: np.ndarray) -> int:
 
 def encode(path: Path, codec: str, frames: int = FRAMES, container: str | None = None, size=(128, 192)) -> Path:
     with av.open(str(path), "w", format=container) as out:
-        stream = out.add_stream(codec, rate=FPS)
+        stream: Any = out.add_stream(codec, rate=FPS)
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         stream.options = {"g": "12"} if codec != "libsvtav1" else {"preset": "12"}
         for index in range(frames):
