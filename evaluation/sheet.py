@@ -38,7 +38,8 @@ def draw_sheet(rows: Sequence[SheetRow], gammas: Sequence[float]) -> UInt8[np.nd
     for index, row in enumerate(rows):
         top = MARGIN + head + index * row_height
         draw.line((MARGIN, top - GAP, width - MARGIN, top - GAP), fill=RULE)
-        draw.text((MARGIN, top + 4), row.subject, font=_font(small, bold=True), fill=INK)
+        bold = _font(small, bold=True)
+        draw.text((MARGIN, top + 4), _fitted(row.subject, bold, side), font=bold, fill=INK)
         draw.text((left, top + 4), f"“{row.prompt}”", font=_font(small), fill=FAINT)
         tiles = [row.reference, *row.images]
         columns = [MARGIN, *(left + i * (side + GAP) for i in range(len(gammas)))]
@@ -72,6 +73,14 @@ def _tile(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "si
     if factor >= 1 and factor * len(square) == side:
         return np.repeat(np.repeat(square, factor, axis=0), factor, axis=1)
     return resize(square, (side, side))
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, or as much of its beginning as fits the width [px] with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    kept = next(n for n in range(len(text), -1, -1) if font.getlength(text[:n] + "…") <= width)
+    return text[:kept] + "…"
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:

@@ -24,6 +24,8 @@ QUIET = {
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray Data starts every actor in a way that Ray's core then warns about, at level error.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOUD_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve")
 

@@ -31,7 +31,15 @@ def progress(total: int | None, description: str, unit: str = "it") -> tqdm:
     if sys.stderr.isatty():
         return bar()
     slow = SECONDS_BETWEEN_LINES
-    return bar(file=_Lines(sys.stderr), ncols=100, dynamic_ncols=False, ascii=True, mininterval=slow, delay=slow)
+    return bar(
+        file=_Lines(sys.stderr),
+        ncols=100,
+        dynamic_ncols=False,
+        ascii=True,
+        mininterval=slow,
+        maxinterval=slow,
+        delay=slow,
+    )
 
 
 class _Lines:
