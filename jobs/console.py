@@ -30,16 +30,8 @@ def progress(total: int | None, description: str, unit: str = "it") -> tqdm:
     bar = functools.partial(tqdm, total=total, desc=f"{description:<9}", unit=unit, dynamic_ncols=True, leave=False)
     if sys.stderr.isatty():
         return bar()
-    slow = SECONDS_BETWEEN_LINES
-    return bar(
-        file=_Lines(sys.stderr),
-        ncols=100,
-        dynamic_ncols=False,
-        ascii=True,
-        mininterval=slow,
-        maxinterval=slow,
-        delay=slow,
-    )
+    pace = dict.fromkeys(("mininterval", "maxinterval", "delay"), SECONDS_BETWEEN_LINES)
+    return bar(file=_Lines(sys.stderr), ncols=100, dynamic_ncols=False, ascii=True, **pace)
 
 
 class _Lines:

@@ -18,7 +18,6 @@ from pipelines.shards import open_dataset, verify
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
-SENT = ("flexip", "pipelines", "jobs", "evaluation", "configs", "pyproject.toml")
 
 
 def free_port() -> int:
@@ -82,27 +81,14 @@ def stop(process: subprocess.Popen, folder: Path) -> None:
                 continue  # it ended by itself
 
 
-def working_directory(folder: Path) -> Path:
-    """What a checkout sends: the packages, without .git, environments and runs (Ray refuses more than 500 MB)."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in SENT:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignore)
-        else:
-            shutil.copy(source, folder / name)
-    return folder
-
-
 def test_curation_submitted_over_http_makes_a_sound_dataset(head, tmp_path):
     address, environment = head
     world = make_world(tmp_path / "world", videos=2, stills=4, seed=3)
-    sent = working_directory(tmp_path / "sent")
     output = tmp_path / "dataset"
     entry = ["python", "-m", "jobs.curate", "--input.path", str(world), "--input.group_by_folder", "true"]
     entry += ["--output", str(output), "--frames.per_video", "6", "--pairs.identity_min", "0"]
-    command = [str(RAY), "job", "submit", "--address", address, "--working-dir", str(sent), "--", *entry]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, cwd="/", check=False)
+    command = [str(RAY), "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, cwd=ROOT, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-4000:]
     assert "succeeded" in said
@@ -112,11 +98,10 @@ def test_curation_submitted_over_http_makes_a_sound_dataset(head, tmp_path):
     assert open_dataset(output).size("variant", "train") > 0
 
 
-def test_a_submitted_job_with_a_wrong_key_fails_with_one_clear_line(head, tmp_path):
+def test_a_submitted_job_with_a_wrong_key_fails_with_one_clear_line(head):
     address, environment = head
-    sent = working_directory(tmp_path / "sent")
     entry = ["python", "-m", "jobs.curate", "--input.path", "/x", "--output", "/y", "--frames.per_vido", "3"]
-    command = [str(RAY), "job", "submit", "--address", address, "--working-dir", str(sent), "--", *entry]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd="/", check=False)
+    command = [str(RAY), "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
     assert done.returncode != 0
     assert "did you mean --frames.per_video?" in done.stdout + done.stderr
