@@ -32,6 +32,7 @@ from jobs.serve import ServeConfig, serving
 from jobs.train import TrainConfig
 from pipelines.settings import InputSettings, SplitSettings
 from pipelines.shards import open_dataset
+from pipelines.sources import list_sources
 
 MARK = ".flexip-demo"  # in an output directory that a demo made, so that the next may replace it
 PROMPTS = ["a happy creature in the snow", "a surprised creature on a beach"]
@@ -61,6 +62,7 @@ def run(config: DemoConfig) -> dict[str, Path]:
         UserError and the jobs' own errors: an input or output that cannot be used.
     """
     started = time.monotonic()
+    _check_input(config)
     output = _fresh(config.output)
     world = config.input or str(_render(config, output / "world"))
     with ray_session(config.ray):
@@ -92,6 +94,15 @@ def run(config: DemoConfig) -> dict[str, Path]:
     }
     _farewell(products, trained.tracking_uri, time.monotonic() - started)
     return products
+
+
+def _check_input(config: DemoConfig) -> None:
+    """Refuses an input that cannot be used before the output of an earlier demo is emptied."""
+    if config.input is None:
+        return
+    list_sources(InputSettings(path=config.input))
+    if config.output.resolve() in Path(config.input).resolve().parents:
+        raise UserError(f"input = {config.input}: lies inside output = {config.output}, which is emptied first")
 
 
 def _fresh(output: Path) -> Path:
