@@ -68,10 +68,29 @@ def _be_quiet() -> None:
 
 
 @contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Holds back what Ray's C++ core writes to stderr while it starts; shows it when the start fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(terminal, said.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+@contextmanager
 def _joined(address: str) -> Iterator[None]:
     try:
         _probe(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _quiet_start():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         reason = " ".join(str(error).split())[:200]
         mode = os.environ.get("RAY_AUTH_MODE", "unset")
@@ -102,15 +121,16 @@ def _private(config: RayConfig) -> Iterator[None]:
     # A short path: Ray puts sockets below it, whose full names may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="flexip-ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
     try:
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            object_store_memory=config.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder),
-        )
+        with _quiet_start():
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                object_store_memory=config.object_store_mb * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+            )
         yield
     except BaseException as error:
         if user_mistake(error) is None and not isinstance(error, KeyboardInterrupt):

@@ -39,11 +39,13 @@ class _Lines:
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self._last = ""
 
     def write(self, text: str) -> None:
         line = text.strip()
-        if line:
+        if line and line != self._last:
             self._stream.write(line + "\n")
+            self._last = line
 
     def flush(self) -> None:
         self._stream.flush()

@@ -38,7 +38,11 @@ class DropConfig(Section):
 
 
 class OptimizerConfig(Section):
-    learning_rate: float = Field(default=1e-4, gt=0, description="of AdamW, constant")
+    learning_rate: float = Field(default=1e-4, gt=0, description="of AdamW, at its peak")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the learning rate after the warm-up; cosine falls to 0 at the last step"
+    )
+    warmup: int = Field(default=0, ge=0, description="steps in which the learning rate rises linearly to its peak")
     weight_decay: float = Field(default=0.01, ge=0, description="of AdamW")
     grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
 

@@ -20,7 +20,9 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
+from diffusers.optimization import get_scheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from flexip.checkpoint import load_training_state, save_checkpoint
 from flexip.encoders import EncoderNames, load_pipeline
@@ -57,6 +59,7 @@ def train_worker(settings: dict[str, Assignment]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = str(ray.train.torch.get_device())
     state, wrapped = _prepare(job, device)
+    schedule = learning_rate_schedule(config, state)
     dataset = open_dataset(config.dataset)
     log = _Log(job, rank, world, state.step)
     while state.step < config.steps:
@@ -64,6 +67,7 @@ def train_worker(settings: dict[str, Assignment]) -> None:
         batch = _batch(job, dataset, state.step, rank, world, device)
         log.waited += time.perf_counter() - began
         log.losses.append(train_step(state, batch, config.optimizer.grad_clip, wrapped))
+        schedule.step()
         save = state.step % config.checkpoint_every == 0 or state.step == config.steps
         if save or state.step % config.log_every == 0:
             log.flush(state.step)
@@ -85,6 +89,21 @@ def _prepare(job: Assignment, device: str) -> tuple[TrainState, Any]:
         with newest.as_directory() as folder:
             load_training_state(state, folder)
     return state, wrapped
+
+
+def learning_rate_schedule(config: TrainConfig, state: TrainState) -> LambdaLR:
+    """The learning rate as a function of the step alone, taken up at the state's step."""
+    settings = config.optimizer
+    for group in state.optimizer.param_groups:
+        group["initial_lr"] = settings.learning_rate
+    name = "cosine" if settings.schedule == "cosine" else "constant_with_warmup"
+    return get_scheduler(
+        name,
+        state.optimizer,
+        num_warmup_steps=settings.warmup,
+        num_training_steps=config.steps,
+        last_epoch=state.step - 1,
+    )
 
 
 def _batch(job: Assignment, dataset: PairDataset, step: int, rank: int, world: int, device: str) -> Batch:

@@ -95,7 +95,13 @@ def launch(dataset) -> Iterator:
         sizes = ["queries=2", "cls_tokens=2", "depth=1", "heads=2", "dim_head=16"]
         arguments = [f"--dataset={dataset}", f"--output={output}", *(f"--adapter.{size}" for size in sizes)]
         arguments += [f"--steps={STEPS}", "--batch_size=4", "--log_every=1", "--checkpoint_every=10"]
-        arguments += ["--optimizer.learning_rate=1e-3", "--ray.object_store_mb=128", *options]
+        arguments += [
+            "--optimizer.learning_rate=1e-3",
+            "--optimizer.schedule=cosine",
+            "--optimizer.warmup=3",
+            "--ray.object_store_mb=128",
+            *options,
+        ]
         process = subprocess.Popen(
             [sys.executable, "-m", "jobs.train", *arguments],
             env=environment,

@@ -96,7 +96,7 @@ def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference):
         output_type="latent",
         return_dict=False,
     )[0]
-    rows, schedules = prepare_rows(engine, [ask]), {6: ddim_schedule(engine.pipe.scheduler.config, 6)}
+    rows, schedules = prepare_rows(engine, [ask]), {6: ddim_schedule(config, 6)}
     ours = noise
     for step in range(6):
         ours = denoise(engine, rows, [ask], schedules, ours, step)

@@ -2,6 +2,9 @@
 
 import json
 import socket
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -11,13 +14,13 @@ from training_data import write_dataset
 
 from flexip.checkpoint import load_checkpoint
 from flexip.encoders import EncoderNames
-from flexip.training import batch_rows
+from flexip.training import TrainState, batch_rows
 from jobs.cluster import ray_session
 from jobs.config import MLflowConfig, RayConfig
 from jobs.console import UserError
 from jobs.train import TrainResult, run
 from jobs.training.config import AdapterSizes, Mixture, OptimizerConfig, TrainConfig
-from jobs.training.worker import FAMILIES, read_features
+from jobs.training.worker import FAMILIES, learning_rate_schedule, read_features
 from pipelines.shards import DatasetError, open_dataset
 
 STEPS = 6
@@ -120,6 +123,28 @@ def test_another_configuration_under_the_same_name_is_refused(two_workers):
     changed = config.model_copy(update={"steps": 8, "seed": 4})
     with pytest.raises(UserError, match="seed was 3, now 4, steps was 6, now 8; give another --name"):
         run(changed)
+
+
+def rates(config: TrainConfig, first: int) -> list[float]:
+    """The learning rate of every step from `first` on."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    state = SimpleNamespace(optimizer=torch.optim.AdamW([weight], lr=1.0), step=first)
+    schedule, found = learning_rate_schedule(config, cast(TrainState, state)), []
+    for _ in range(first, config.steps):
+        found.append(state.optimizer.param_groups[0]["lr"])
+        state.optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_the_learning_rate_is_a_function_of_the_step_alone(tmp_path):
+    optimizer = OptimizerConfig(learning_rate=0.1, schedule="cosine", warmup=4)
+    config = configuration(tmp_path, tmp_path, optimizer=optimizer, steps=12)
+    whole = rates(config, 0)
+    assert rates(config, 7) == whole[7:]
+    assert whole[:5] == pytest.approx([0.0, 0.025, 0.05, 0.075, 0.1])
+    assert all(later < earlier for earlier, later in pairwise(whole[4:]))
+    assert rates(configuration(tmp_path, tmp_path), 0) == [1e-3] * STEPS  # constant, without a warm-up
 
 
 def test_rows_are_read_in_the_order_of_the_batch(dataset):
