@@ -21,7 +21,7 @@ class SheetRow:
 
     subject: str
     prompt: str
-    reference: UInt8[np.ndarray, "H W 3"]
+    reference: UInt8[np.ndarray, "Hr Wr 3"]
     images: Sequence[UInt8[np.ndarray, "H W 3"]]
 
 

@@ -203,6 +203,10 @@ def _farewell(products: dict[str, Path], tracking_uri: str, seconds: float) -> N
         print(f"  {name:<14} {path}")
     mlflow = Path(sys.executable).with_name("mlflow")
     print(f"\nThe training's record:  {mlflow} ui --backend-store-uri {shlex.quote(tracking_uri)}")
+    print(
+        f"Draw one of your own:   {sys.executable} -m jobs.generate --checkpoint {products['checkpoint']}"
+        f" --reference PICTURE --prompt 'a sad creature in a city' --gamma 0.7 --guidance_scale {GUIDANCE:g}"
+    )
     print(f"Serve the checkpoint:   {sys.executable} -m jobs.serve --checkpoint {products['checkpoint']}")
 
 
