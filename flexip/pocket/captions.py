@@ -66,6 +66,7 @@ def vocabulary() -> set[str]:
     """Every word (letters only) that a caption can contain."""
     from flexip.pocket import identity as names
     from flexip.pocket.face import EXPRESSIONS
+    from flexip.pocket.props import ACCESSORIES, ACTIONS
 
     phrases = [
         *names.SHAPES,
@@ -75,13 +76,15 @@ def vocabulary() -> set[str]:
         *names.EYES,
         *names.MARKS,
         *EXPRESSIONS,
+        *ACCESSORIES,
+        *ACTIONS,
         *_COUNTS,
     ]
     phrases += [
         *_PLACES.values(),
         *_POSES.values(),
         *_STYLES.values(),
-        "a an and with creature creatures belly stripes spots checks",
+        "a an and with wearing creature creatures belly stripes spots checks",
     ]
     return {word for phrase in phrases for word in phrase.replace("-", " ").split()}
 
@@ -94,13 +97,21 @@ def _each(picture: "Picture", length: Length, describe_identity: bool) -> str:
 def _one(placed: "Placement", length: Length, detail: Length, describe_identity: bool) -> str:
     if not describe_identity:
         article = "an" if placed.expression[0] in "aeiou" else "a"
-        words = f"{article} {placed.expression} creature"
+        words = f"{article} {placed.expression} creature{_deeds(placed, length)}"
         return f"{words}, {_POSES[placed.pose]}" if length == "long" else words
     words = describe(placed.identity, detail)
     if length == "short":
         return words
-    words = f"{words}, {placed.expression}"
+    deeds = _deeds(placed, length)
+    words = f"{words}, {placed.expression}{',' if deeds else ''}{deeds}"
     return f"{words}, {_POSES[placed.pose]}" if length == "long" else words
+
+
+def _deeds(placed: "Placement", length: Length) -> str:
+    """What a creature wears and does, as in " wearing a hat and waving"; empty in short sentences."""
+    worn = [] if placed.accessory == "nothing" else [f"wearing {placed.accessory}"]
+    done = [] if placed.action == "standing" else [placed.action]
+    return "" if length == "short" or not worn + done else f" {_join(worn + done)}"
 
 
 def _crowd(picture: "Picture", length: Length) -> str:

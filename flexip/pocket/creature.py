@@ -8,6 +8,7 @@ import numpy as np
 from flexip.pocket.canvas import Canvas, Point, mix
 from flexip.pocket.face import draw_face, face_project
 from flexip.pocket.identity import COLOURS, Identity
+from flexip.pocket.props import draw_accessory, draw_arms
 
 INK = (38, 34, 52)
 WHITE = (255, 255, 255)
@@ -23,6 +24,8 @@ class Look:
     centre: Point
     radius: float  # half the body's height
     step: float = 0.0  # walking phase [rad]: lifts one foot, then the other
+    accessory: str = "nothing"
+    action: str = "standing"
 
 
 def draw_creature(canvas: Canvas, silhouette: Canvas, look: Look) -> np.ndarray:
@@ -30,6 +33,7 @@ def draw_creature(canvas: Canvas, silhouette: Canvas, look: Look) -> np.ndarray:
     who, radius = look.identity, look.radius
     body = body_outline(who) * radius + np.array(look.centre)
     colours = _colours(who)
+    draw_arms(canvas, silhouette, who, look.action, look.yaw, look.centre, radius, colours["dark"])
     _draw_feet(canvas, silhouette, look, colours["dark"])
     if who.top != "no ears":
         draw_top(canvas, silhouette, look, body, colours)
@@ -44,6 +48,8 @@ def draw_creature(canvas: Canvas, silhouette: Canvas, look: Look) -> np.ndarray:
     landmarks = draw_face(paint, look.identity, look.expression, look.yaw, look.centre, radius, colours)
     cv2.copyTo(paint.image, inside, canvas.image)
     canvas.stroke(body, colours["dark"], 0.07 * radius, closed=True)
+    crown = _on_top(body, look, 0.1 * look.yaw)
+    draw_accessory(canvas, silhouette, who, look.accessory, look.yaw, look.centre, radius, crown)
     return landmarks
 
 

@@ -20,7 +20,7 @@ _TEXT_DROPOUT = 0.1  # share of empty prompts, for classifier-free guidance
 def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, float]:
     """Trains the UNet and exports its averaged weights now and then and at the end; returns `steps`."""
     torch.manual_seed(shop.seed + 3)
-    pipe = StableDiffusionPipeline.from_pretrained(shop.weights, torch_dtype=torch.float32).to(shop.device)
+    pipe = StableDiffusionPipeline.from_pretrained(shop.weights, dtype=torch.float32).to(shop.device)
     unet = on_device(pipe.unet.train() if budget.warm else build_unet(), shop.device)
     alphas = build_scheduler().alphas_cumprod.to(shop.device)
     average = Average(unet)

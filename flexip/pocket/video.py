@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from flexip.pocket.face import EXPRESSIONS
-from flexip.pocket.identity import sample_identity
+from flexip.pocket.identity import Identity, sample_identity
+from flexip.pocket.scenes import SCENES
 from flexip.pocket.styles import STYLES
 from flexip.pocket.world import Frame, Picture, Placement, place, render
 from flexip.rows import Split
@@ -25,20 +26,35 @@ class _Walk:
     start: Placement
     x1: float
     moods: tuple[str, str]
-    turn_at: float  # when the mood changes, as a share of the film
+    turn_at: float  # when the mood changes, as a share of the shot
+    leaves: bool = False  # walks out of the picture and comes back
 
 
 def film(seed: int, frames: int, split: Split = "train", creatures: int | None = None) -> list[Picture]:
-    """The pictures of a film of one to three creatures; the camera stands still or pans slowly."""
+    """The pictures of a film of one to three creatures: one shot, or two with a cut to another scene between them.
+
+    The camera stands still or pans slowly. Now and then a creature leaves the picture and returns.
+    """
     rng = np.random.default_rng((seed, 77))
     count = creatures if creatures is not None else int(rng.choice([1, 2, 3], p=(0.7, 0.2, 0.1)))
-    base = place([sample_identity(rng, split) for _ in range(count)], rng, style=_film_style(rng))
+    people, style = [sample_identity(rng, split) for _ in range(count)], _film_style(rng)
+    cut = int(frames * rng.uniform(0.4, 0.6)) if frames >= 12 and rng.random() < 0.2 else frames
+    first = _shot(people, style, cut, rng)
+    if cut == frames:
+        return first
+    other = str(rng.choice([scene for scene in SCENES if scene != first[0].scene]))
+    return first + _shot(people, style, frames - cut, rng, other)
+
+
+def _shot(
+    people: list[Identity], style: str, frames: int, rng: np.random.Generator, scene: str | None = None
+) -> list[Picture]:
+    base = place(people, rng, style=style, scene=scene)
     pan = float(rng.choice([0.0, 0.0, 0.25, -0.25]))
-    walks = [_draw_walk(placed, count, rng) for placed in base.creatures]
-    shares = np.linspace(0.0, 1.0, frames)
+    walks = [_draw_walk(placed, len(people), rng) for placed in base.creatures]
     return [
         replace(base, creatures=tuple(_at(walk, float(share)) for walk in walks), pan=pan * float(share))
-        for share in shares
+        for share in np.linspace(0.0, 1.0, frames)
     ]
 
 
@@ -107,6 +123,8 @@ def truth(picture: Picture, frame: Frame) -> dict[str, Any]:
             "vector": [round(float(value), 4) for value in frame.identities[k]],
             "expression": placed.expression,
             "pose": placed.pose,
+            "accessory": placed.accessory,
+            "action": placed.action,
             "box": [float(edge) for edge in frame.boxes[k]],
             "landmarks": [[round(float(value), 2) for value in point] for point in frame.landmarks[k]],
             "mask": run_lengths(frame.masks[k]),
@@ -148,19 +166,22 @@ def _draw_walk(placed: Placement, count: int, rng: np.random.Generator) -> _Walk
     x1 = float(np.clip(middle + way / 2, 0.14, 0.86))
     moods = tuple(str(mood) for mood in rng.choice(EXPRESSIONS, size=2, replace=False))
     smaller = replace(placed, x=x0, size=0.9 * placed.size)
-    return _Walk(smaller, x1, (moods[0], moods[1]), float(rng.uniform(0.35, 0.75)))
+    return _Walk(smaller, x1, (moods[0], moods[1]), float(rng.uniform(0.35, 0.75)), bool(rng.random() < 0.12))
 
 
 def _at(walk: _Walk, share: float) -> Placement:
     """The creature at a share of the film: it faces us, turns to its way, walks in hops, and faces us again."""
     start = walk.start
     eased = share * share * (3 - 2 * share)
+    x = start.x + (walk.x1 - start.x) * eased
+    if walk.leaves:  # out at the nearer side by the middle of the shot, and back to where the walk ends
+        x += (1.4 if walk.x1 > start.x else -1.4) * float(np.sin(np.pi * share)) ** 2
     step = 6 * np.pi * eased
     turn = float(np.sin(np.pi * share)) * (0.85 if walk.x1 > start.x else -0.85)
     hop = 0.03 * abs(float(np.sin(step)))
     return replace(
         start,
-        x=start.x + (walk.x1 - start.x) * eased,
+        x=x,
         y=start.y - hop,
         yaw=turn,
         step=float(step),

@@ -11,6 +11,7 @@ from flexip.pocket.captions import LENGTHS, caption
 from flexip.pocket.creature import Look, draw_creature
 from flexip.pocket.face import EXPRESSIONS, LANDMARKS, POSES
 from flexip.pocket.identity import Identity, sample_identity
+from flexip.pocket.props import ACCESSORIES, ACTIONS, LEAP
 from flexip.pocket.scenes import SCENES, draw_scene
 from flexip.pocket.styles import STYLES, apply_style
 from flexip.rows import Split
@@ -29,6 +30,8 @@ class Placement:
     y: float = 0.58  # middle of the body, fraction of the height
     size: float = 0.5  # height of the body, fraction of the shorter side
     step: float = 0.0  # walking phase [rad]
+    accessory: str = "nothing"  # one of ACCESSORIES
+    action: str = "standing"  # one of ACTIONS
 
     @property
     def pose(self) -> str:
@@ -58,6 +61,8 @@ class Frame:
     identities: np.ndarray  # float32 (K, 46)
     expression: tuple[str, ...]
     pose: tuple[str, ...]
+    accessory: tuple[str, ...]
+    action: tuple[str, ...]
     scene: str
     style: str
     captions: dict[str, str]  # "short", "medium", "long", and the same with " plain": without identities
@@ -74,8 +79,7 @@ def render(picture: Picture, size: int | tuple[int, int] = 64) -> Frame:
     for placed in picture.creatures:
         look = _look(placed, canvas)
         silhouette = Canvas(np.zeros(canvas.image.shape[:2], np.uint8))
-        foot = (look.centre[0], look.centre[1] + 1.1 * look.radius)
-        canvas.shade(foot, (0.85 * look.radius, 0.16 * look.radius), 0.25)
+        _shade_ground(canvas, look)
         points = draw_creature(canvas, silhouette, look)
         silhouettes.append(cv2.resize(silhouette.image, (width, height), interpolation=cv2.INTER_AREA) > 127)
         landmarks.append(points / np.array([scale, scale, 1], np.float32))
@@ -90,6 +94,8 @@ def render(picture: Picture, size: int | tuple[int, int] = 64) -> Frame:
         identities=np.stack([placed.identity.vector() for placed in picture.creatures] or [np.zeros(0, np.float32)]),
         expression=tuple(placed.expression for placed in picture.creatures),
         pose=tuple(placed.pose for placed in picture.creatures),
+        accessory=tuple(placed.accessory for placed in picture.creatures),
+        action=tuple(placed.action for placed in picture.creatures),
         scene=picture.scene,
         style=picture.style,
         captions={
@@ -99,8 +105,8 @@ def render(picture: Picture, size: int | tuple[int, int] = 64) -> Frame:
 
 
 def random_picture(rng: np.random.Generator, split: Split = "train", creatures: int | None = None) -> Picture:
-    """A picture with identities of one split; without `creatures`, mostly one, sometimes two or three."""
-    count = creatures if creatures is not None else int(rng.choice([1, 2, 3], p=(0.84, 0.12, 0.04)))
+    """A picture with identities of one split; without `creatures`, mostly one, sometimes up to five."""
+    count = creatures if creatures is not None else int(rng.choice([1, 2, 3, 4, 5], p=(0.82, 0.11, 0.04, 0.02, 0.01)))
     return place([sample_identity(rng, split) for _ in range(count)], rng)
 
 
@@ -112,10 +118,12 @@ def place(
     style: str | None = None,
     expression: str | None = None,
     pose: str | None = None,
+    accessory: str | None = None,
+    action: str | None = None,
 ) -> Picture:
     """A picture of the given creatures; what is not asked for is drawn from rng."""
     count = len(identities)
-    largest = {1: 0.6, 2: 0.44, 3: 0.36}.get(count, 0.3)
+    largest = {1: 0.6, 2: 0.44, 3: 0.36, 4: 0.31}.get(count, 0.27)
     slots = (np.arange(count) + 0.5) / max(count, 1) + rng.uniform(-0.05, 0.05, count)
     placed = []
     for slot, who in zip(rng.permutation(slots), identities, strict=True):
@@ -124,7 +132,9 @@ def place(
         yaw = POSES[pose] if pose else float(rng.choice(list(POSES.values()), p=(0.12, 0.2, 0.36, 0.2, 0.12)))
         low = float(rng.uniform(0.86, 0.93))
         mood = expression or str(rng.choice(EXPRESSIONS))
-        placed.append(Placement(who, mood, yaw, middle, low - 0.55 * size, size))
+        worn = accessory or str(rng.choice(ACCESSORIES, p=(0.6, 0.1, 0.1, 0.1, 0.1)))
+        deed = action or str(rng.choice(ACTIONS, p=(0.64, 0.12, 0.12, 0.12)))
+        placed.append(Placement(who, mood, yaw, middle, low - 0.55 * size, size, accessory=worn, action=deed))
     placed.sort(key=lambda one: one.y + 0.55 * one.size)  # who stands lower stands in front
     look = style or str(rng.choice(STYLES, p=(0.58, 0.14, 0.14, 0.14)))
     return Picture(tuple(placed), scene or str(rng.choice(SCENES)), look, int(rng.integers(1 << 31)))
@@ -132,8 +142,19 @@ def place(
 
 def _look(placed: Placement, canvas: Canvas) -> Look:
     side = min(canvas.width, canvas.height)
-    centre = (placed.x * canvas.width, placed.y * canvas.height)
-    return Look(placed.identity, placed.expression, placed.yaw, centre, 0.5 * placed.size * side, placed.step)
+    radius = 0.5 * placed.size * side
+    lift = LEAP * radius if placed.action == "jumping" else 0.0
+    centre = (placed.x * canvas.width, placed.y * canvas.height - lift)
+    return Look(
+        placed.identity, placed.expression, placed.yaw, centre, radius, placed.step, placed.accessory, placed.action
+    )
+
+
+def _shade_ground(canvas: Canvas, look: Look) -> None:
+    """The shadow stays on the ground, small and faint, while the creature is in the air."""
+    lift = LEAP if look.action == "jumping" else 0.0
+    foot = (look.centre[0], look.centre[1] + (1.1 + lift) * look.radius)
+    canvas.shade(foot, ((0.85 - 0.3 * lift) * look.radius, 0.16 * look.radius), 0.25 - 0.2 * lift)
 
 
 def _visible(silhouettes: list[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -158,6 +179,8 @@ def _check(picture: Picture) -> None:
         ("scene", picture.scene, SCENES),
         ("style", picture.style, STYLES),
         *(("expression", placed.expression, EXPRESSIONS) for placed in picture.creatures),
+        *(("accessory", placed.accessory, ACCESSORIES) for placed in picture.creatures),
+        *(("action", placed.action, ACTIONS) for placed in picture.creatures),
     ):
         if value not in allowed:
             raise ValueError(f"{field} {value!r}: must be one of {', '.join(allowed)}")

@@ -1,6 +1,7 @@
 """Films and folders of the pocket world: readable by the readers that curation uses, and true frame by frame."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from flexip.pocket.video import film, make_world, mask_of, run_lengths, write_video
+from flexip.pocket.world import Picture
 
 
 def test_decord_reads_every_frame_of_a_film(tmp_path: Path) -> None:
@@ -33,8 +35,38 @@ def test_the_creature_moves_smoothly_and_changes_its_mood(tmp_path: Path) -> Non
     assert len({record["creatures"][0]["identity"] for record in records}) == 1
 
 
+def is_plain(pictures: list[Picture]) -> bool:
+    """One shot from a camera at rest, in which only the creature moves."""
+    scenes = {picture.scene for picture in pictures}
+    return len(scenes) == 1 and pictures[-1].pan == 0 and pictures[0].creatures[0].action == "standing"
+
+
+def test_some_films_are_cut_to_another_scene_with_the_same_creatures() -> None:
+    films = [film(seed, 24) for seed in range(60)]
+    cut = [pictures for pictures in films if len({picture.scene for picture in pictures}) == 2]
+    assert 4 <= len(cut) <= 24
+    for pictures in cut:
+        assert len({frozenset(placed.identity.key for placed in picture.creatures) for picture in pictures}) == 1
+        changes = sum(a.scene != b.scene for a, b in pairwise(pictures))
+        assert changes == 1
+
+
+def test_a_creature_may_leave_and_return(tmp_path: Path) -> None:
+    def is_gone(picture: Picture) -> bool:
+        return not -0.3 < picture.creatures[0].x < 1.3
+
+    seed = next(seed for seed in range(100) if any(map(is_gone, film(seed, 24, creatures=1))))
+    records = write_video(tmp_path / "film.mp4", seed=seed, creatures=1)
+    seen = [record["creatures"][0]["box"] != [0, 0, 0, 0] for record in records]
+    assert seen[0]
+    assert seen[-1]
+    assert not all(seen)
+    away = records[seen.index(False)]["creatures"][0]
+    assert not mask_of(away["mask"], (192, 256)).any()
+
+
 def test_truth_marks_the_pixels_that_the_film_shows_moving(tmp_path: Path) -> None:
-    seed = next(seed for seed in range(20) if film(seed, 24, creatures=1)[-1].pan == 0)
+    seed = next(seed for seed in range(50) if is_plain(film(seed, 24, creatures=1)))
     records = write_video(tmp_path / "film.mp4", seed=seed, creatures=1)
     capture = cv2.VideoCapture(str(tmp_path / "film.mp4"))
     frames = [capture.read()[1].astype(int) for _ in records]
