@@ -1,27 +1,30 @@
-"""Makes the pocket models from nothing: VAE, text and CLIP, DINO, UNet; each stage is taken up again where it stopped.
+"""Makes the pocket models from nothing: VAE, text and CLIP, DINO, oracles, UNet; each stage can stop and go on.
 
 python -m jobs.pretrain_pocket --stages vae clip --vae.minutes 20
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
 
 from flexip.pocket import weights_path
 from flexip.pocket.models import save_random, total_bytes
+from flexip.pocket.oracle import ORACLES
 from flexip.pocket.pretrain import Budget, Workshop
 from flexip.pocket.pretrain_clip import train_clip
 from flexip.pocket.pretrain_data import load_renders
 from flexip.pocket.pretrain_dino import train_dino
+from flexip.pocket.pretrain_oracle import load_labelled, train_oracle
 from flexip.pocket.pretrain_unet import train_unet
 from flexip.pocket.pretrain_vae import train_vae
 from jobs.config import JobConfig, Section, load
 from jobs.console import UserError, command_line, say
 
-StageName = Literal["vae", "clip", "dino", "unet"]
+StageName = Literal["vae", "clip", "dino", "oracles", "unet"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
 class StageConfig(Section):
@@ -40,8 +43,9 @@ class PretrainConfig(JobConfig):
 
     directory: Path = Field(default=Path("runs/pretrain"), description="renders and checkpoints of the stages")
     weights: Path = Field(default_factory=weights_path, description="folder that receives the finished models")
-    stages: list[StageName] = Field(default=["vae", "clip", "dino", "unet"], description="stages to run, in order")
+    stages: list[StageName] = Field(default=list(STAGES), description="stages to run, in order")
     renders: int = Field(default=32000, ge=64, description="pictures rendered for training, two of each creature")
+    labelled: int = Field(default=40000, ge=64, description="pictures rendered for the oracles")
     held_out: int = Field(
         default=1024, ge=128, description="pictures of validation identities, for the figures printed"
     )
@@ -52,6 +56,9 @@ class PretrainConfig(JobConfig):
     vae: StageConfig = Field(default=StageConfig(minutes=30, batch_size=10), description="autoencoder")
     clip: StageConfig = Field(default=StageConfig(minutes=15, batch_size=96), description="text encoder and OpenCLIP")
     dino: StageConfig = Field(default=StageConfig(minutes=15, batch_size=48), description="DINO encoder")
+    oracles: StageConfig = Field(
+        default=StageConfig(minutes=20, batch_size=128, learning_rate=2e-3), description="each of the two oracles"
+    )
     unet: StageConfig = Field(default=StageConfig(minutes=90, learning_rate=6e-4), description="text-to-image UNet")
 
 
@@ -65,8 +72,8 @@ class PretrainResult:
 
 def run(config: PretrainConfig) -> PretrainResult:
     """Runs the stages in the order asked for; a stage needs the weights of those before it."""
-    if config.stages != [name for name in ("vae", "clip", "dino", "unet") if name in config.stages]:
-        raise UserError(f"stages {config.stages}: give some of vae, clip, dino, unet, once each and in this order")
+    if config.stages != [name for name in STAGES if name in config.stages]:
+        raise UserError(f"stages {config.stages}: give some of {', '.join(STAGES)}, once each and in this order")
     torch.set_num_threads(config.threads)
     if not (config.weights / "model_index.json").exists():
         save_random(config.weights, config.seed)
@@ -81,12 +88,25 @@ def run(config: PretrainConfig) -> PretrainResult:
             figures[name] = train_clip(shop, config.clip.budget(), renders, held_out)
         elif name == "dino":
             figures[name] = train_dino(shop, config.dino.budget(), renders, held_out)
+        elif name == "oracles":
+            figures |= _train_oracles(config, shop)
         else:
             figures[name] = train_unet(shop, config.unet.budget(), renders)
-        say(name, ", ".join(f"{key} {value:.4g}" for key, value in figures[name].items()))
+    for name, values in figures.items():
+        say(name, ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
     size = total_bytes(config.weights)
     say("weights", f"{size / 1e6:.1f} MB in {config.weights}")
     return PretrainResult(figures, size)
+
+
+def _train_oracles(config: PretrainConfig, shop: Workshop) -> dict[str, dict[str, float]]:
+    """Both oracles, each from pictures of its own; their figures by name."""
+    held_out = load_labelled(config.directory, config.held_out, config.seed, "val")
+    figures = {}
+    for number, name in enumerate(ORACLES):
+        pictures = load_labelled(config.directory, config.labelled, config.seed + number)
+        figures[name] = train_oracle(shop, config.oracles.budget(), pictures, held_out, name)
+    return figures
 
 
 @command_line

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from flexip.pocket.models import build_clip, build_dino, build_text_encoder, build_unet, build_vae, total_bytes
+from flexip.pocket.oracle import ORACLES, read
 from flexip.pocket.pretrain import Average, Budget, Workshop, train
 from flexip.pocket.pretrain_data import load_renders, pick_captions
 from flexip.pocket.pretrain_dino import balanced, crop_square
+from flexip.pocket.pretrain_oracle import load_oracle
 from flexip.pocket.tokens import build_tokenizer
 from jobs.console import UserError
 from jobs.pretrain_pocket import PretrainConfig, StageConfig, run
@@ -81,17 +83,21 @@ def test_all_stages_run_from_nothing_and_export_a_folder_that_loads(tmp_path: Pa
         directory=tmp_path / "work",
         weights=tmp_path / "weights",
         renders=64,
+        labelled=64,
         held_out=128,
         threads=torch.get_num_threads(),
         vae=tiny,
         clip=tiny,
         dino=tiny,
+        oracles=tiny,
         unet=tiny,
     )
     result = run(config)
-    assert set(result.figures) == {"vae", "clip", "dino", "unet"}
+    assert set(result.figures) == {"vae", "clip", "dino", "residual", "mixer", "unet"}
     assert result.figures["vae"]["scaling_factor"] > 0
     assert result.weight_bytes == total_bytes(tmp_path / "weights") < 24_000_000
+    readings = [read(load_oracle(tmp_path / "weights", name), torch.zeros(1, 3, 64, 64)) for name in ORACLES]
+    assert [len(reading.values("scene")) for reading in readings] == [1, 1]
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "weights")
