@@ -15,35 +15,16 @@ from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, ModelsConfig, RayConfig, load
 from jobs.console import command_line, progress, say
 from pipelines.curate import curate
-from pipelines.settings import (
-    CaptionSettings,
-    CurationSettings,
-    FilterSettings,
-    FrameSettings,
-    InputSettings,
-    PairSettings,
-    ShardSettings,
-    SplitSettings,
-    SubjectSettings,
-)
+from pipelines.settings import CurationSettings
 from pipelines.shards import Manifest
 
 
-class CurateConfig(JobConfig):
+class CurateConfig(JobConfig, CurationSettings):
     """Curate videos and stills into a dataset of same-subject pairs."""
 
-    input: InputSettings = Field(description="what to curate; --input.path is the one thing needed")
     output: Path = Field(description="dataset directory to write; must not hold one yet")
     models: ModelsConfig = Field(default=ModelsConfig(), description="frozen encoders")
-    frames: FrameSettings = Field(default=FrameSettings(), description="reading of videos and stills")
-    subjects: SubjectSettings = Field(default=SubjectSettings(), description="finding subjects")
-    filters: FilterSettings = Field(default=FilterSettings(), description="what is kept")
-    captions: CaptionSettings = Field(default=CaptionSettings(), description="captions without a sidecar file")
-    pairs: PairSettings = Field(default=PairSettings(), description="invariant and variant pairs")
-    splits: SplitSettings = Field(default=SplitSettings(), description="train, val and test by identity cluster")
-    shards: ShardSettings = Field(default=ShardSettings(), description="feature files")
     ray: RayConfig = Field(default=RayConfig(), description="where it runs")
-    seed: int = Field(default=0, ge=0, description="seed of every random choice")
 
     def settings(self) -> CurationSettings:
         """The part that decides the dataset's bytes."""

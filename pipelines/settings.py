@@ -157,7 +157,7 @@ class ShardSettings(Settings):
 class CurationSettings(Settings):
     """What decides the bytes of a dataset, beside the encoders; where it runs and how it prints is not part of it."""
 
-    input: InputSettings
+    input: InputSettings = Field(description="what to curate; --input.path is the one thing needed")
     frames: FrameSettings = Field(default=FrameSettings(), description="reading of videos and stills")
     subjects: SubjectSettings = Field(default=SubjectSettings(), description="finding subjects")
     filters: FilterSettings = Field(default=FilterSettings(), description="what is kept")

@@ -130,7 +130,7 @@ def save_pipeline(
     pipe = StableDiffusionPipeline(**parts, scheduler=cast(Any, build_scheduler()), **unused)
     fresh = _fresh(root / "pipeline")
     pipe.save_pretrained(fresh, safe_serialization=True)
-    _load_as_float32(fresh / "text_encoder")
+    _tidy_config(fresh / "text_encoder")
     for part in sorted(fresh.iterdir(), key=lambda path: path.is_file()):  # the index last
         _replace(part, root / part.name)
     fresh.rmdir()
@@ -140,7 +140,7 @@ def save_part(root: Path, name: str, model: Any) -> None:
     """Writes one model into its folder of the weights, e.g. "vae"; fp16 when the model is."""
     fresh = _fresh(root / name)
     model.save_pretrained(fresh)
-    _load_as_float32(fresh)
+    _tidy_config(fresh)
     _replace(fresh, root / name)
 
 
@@ -160,7 +160,7 @@ def save_dino(root: Path, dino: Dinov2Model) -> None:
     """Writes `dino/`, fp16, with an image processor that resizes and crops to 64 px."""
     fresh = _fresh(root / "dino")
     dino.save_pretrained(fresh)
-    _load_as_float32(fresh)
+    _tidy_config(fresh)
     BitImageProcessor(
         size={"shortest_edge": RESOLUTION},
         crop_size={"height": RESOLUTION, "width": RESOLUTION},
@@ -189,12 +189,16 @@ def halved(model: torch.nn.Module) -> Any:
     return copy.deepcopy(model).half().eval()
 
 
-def _load_as_float32(folder: Path) -> None:
-    """Files are fp16 for their size; transformers would also compute in the dtype that the configuration names."""
+def _tidy_config(folder: Path) -> None:
+    """Files are fp16 for their size; transformers would also compute in the dtype that the configuration names.
+
+    And a model that training took up again remembers the folder it came from, which is nobody's business.
+    """
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    if "dtype" in config:
-        path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
+    config |= {"dtype": "float32"} if "dtype" in config else {}
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _fresh(target: Path) -> Path:
