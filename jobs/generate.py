@@ -27,7 +27,7 @@ class GenerateConfig(JobConfig):
     guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance; 1 is without")
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
     seed: int = Field(default=0, ge=0, description="of the first picture; the next ones count up")
-    n: int = Field(default=1, ge=1, le=256, description="how many pictures")
+    images: int = Field(default=1, ge=1, le=256, description="how many pictures")
     output: Path = Field(default=Path("generated"), description="directory for the PNG files, named by their seeds")
     device: str = Field(default="cpu", description="torch device, e.g. cuda")
 
@@ -39,7 +39,7 @@ class GenerateConfig(JobConfig):
 
 
 def run(config: GenerateConfig) -> list[Path]:
-    """Draw and write `n` pictures; returns their paths.
+    """Draw and write the pictures; returns their paths.
 
     Raises:
         UserError, ImageError, CheckpointError: a reference or checkpoint that cannot be used.
@@ -61,7 +61,7 @@ def run(config: GenerateConfig) -> list[Path]:
             steps=config.steps,
             seed=config.seed + index,
         )
-        for index in range(config.n)
+        for index in range(config.images)
     ]
     with progress(None, "generate", "step") as bar:
 
@@ -69,10 +69,10 @@ def run(config: GenerateConfig) -> list[Path]:
             bar.total = total
             bar.update(done - bar.n)
 
-        images = sample(engine, requests, tick)
+        drawn = sample(engine, requests, tick)
     config.output.mkdir(parents=True, exist_ok=True)
     paths = [config.output / f"{request.seed:05d}.png" for request in requests]
-    for path, image in zip(paths, images, strict=True):
+    for path, image in zip(paths, drawn, strict=True):
         path.write_bytes(encode_png(image))
     say("generate", f"{len(paths)} pictures in {config.output}")
     return paths

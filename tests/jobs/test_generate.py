@@ -1,0 +1,61 @@
+"""Pictures from a checkpoint without a server, through the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexip.images import decode_image, encode_png
+from jobs.generate import main
+
+
+@pytest.fixture(scope="module")
+def picture(reference, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("reference") / "subject.png"
+    path.write_bytes(encode_png(reference))
+    return path
+
+
+def words(checkpoint: Path, output: Path, *more: str) -> list[str]:
+    base = ["--checkpoint", str(checkpoint), "--prompt", "a creature, in the snow", "--steps", "3"]
+    return [*base, "--output", str(output), *more]
+
+
+def test_pictures_are_named_by_their_seeds_and_repeat(untrained_checkpoint, picture, tmp_path, capsys) -> None:
+    asked = ["--reference", str(picture), "--gamma", "0.7", "--seed", "4"]
+    main(words(untrained_checkpoint, tmp_path / "two", *asked, "--images", "2"))
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["00004.png", "00005.png"]
+    assert "2 pictures in" in capsys.readouterr().out
+    first, second = (decode_image((tmp_path / "two" / f"0000{seed}.png").read_bytes()).astype(int) for seed in (4, 5))
+    assert first.shape == (64, 64, 3)
+    assert np.abs(first - second).mean() > 2
+    main(words(untrained_checkpoint, tmp_path / "one", *asked))
+    assert np.abs(decode_image((tmp_path / "one" / "00004.png").read_bytes()).astype(int) - first).max() <= 1
+
+
+def test_without_a_reference_the_base_model_draws(untrained_checkpoint, picture, tmp_path) -> None:
+    main(words(untrained_checkpoint, tmp_path / "base"))
+    zero = ["--preservation", "0", "--personalization", "0", "--reference", str(picture)]
+    main(words(untrained_checkpoint, tmp_path / "zero", *zero))
+    drawn = [(tmp_path / name / "00000.png").read_bytes() for name in ("base", "zero")]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--reference", "nowhere.png"], "reference = nowhere.png: no such file"),
+        (["--gamma", "1.5"], "gamma"),
+        (["--preservation", "0.5"], "give both weights, or gamma alone"),
+        (["--checkpoint", "nowhere"], "nowhere"),
+        (["--imges", "2"], "did you mean --images?"),
+    ],
+)
+def test_a_mistake_is_one_line(untrained_checkpoint, tmp_path, capsys, more, said) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words(untrained_checkpoint, tmp_path / "out", *more))
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert said in lines[0]
+    assert not (tmp_path / "out").exists()
