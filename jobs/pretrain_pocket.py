@@ -1,8 +1,10 @@
 """Makes the pocket models from nothing: VAE, text and CLIP, DINO, oracles, UNet; each stage can stop and go on.
 
 python -m jobs.pretrain_pocket --stages vae clip --vae.minutes 20
+python -m jobs.pretrain_pocket evaluate                             measures them and writes their model card
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,6 +22,7 @@ from flexip.pocket.pretrain_dino import train_dino
 from flexip.pocket.pretrain_oracle import load_labelled, train_oracle
 from flexip.pocket.pretrain_unet import train_unet
 from flexip.pocket.pretrain_vae import train_vae
+from jobs import pocket_card
 from jobs.config import JobConfig, Section, load
 from jobs.console import UserError, command_line, say
 
@@ -111,7 +114,11 @@ def _train_oracles(config: PretrainConfig, shop: Workshop) -> dict[str, dict[str
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    run(load(PretrainConfig, argv, "python -m jobs.pretrain_pocket"))
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["evaluate"]:
+        pocket_card.main(words[1:])
+    else:
+        run(load(PretrainConfig, words, "python -m jobs.pretrain_pocket"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Stage 3: a vision transformer by self-distillation (DINOv2's losses: image level and masked patches)."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ _PATCHES = (RESOLUTION // 8) ** 2
 
 
 def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
-    """Trains and exports the encoder; returns `same_identity` (nearest neighbour among 128, held-out) and `steps`.
+    """Trains and exports the encoder; returns `same_identity` (nearest neighbour among 256, held-out) and `steps`.
 
     Views of one creature: crops of one picture, or of two pictures that show it in other scenes and poses.
     """
@@ -39,7 +41,10 @@ def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
     modules = {"student": student, "head": head, "teacher": slow.shadow, "teacher_head": slow_head.shadow}
     steps = train("dino", shop, budget, modules, loss_of, follow)
     save_dino(shop.weights, halved(slow.shadow))
-    return {"same_identity": same_identity(slow.shadow, held_out, min(128, len(held_out) // 2)), "steps": float(steps)}
+    share = same_identity(
+        lambda x: slow.shadow(x.to(shop.device)).pooler_output, held_out, min(256, len(held_out) // 2)
+    )
+    return {"same_identity": share, "steps": float(steps)}
 
 
 def distil(
@@ -88,15 +93,18 @@ def crop_square(image: np.ndarray, box: np.ndarray, scale: float, shift: tuple[f
 
 
 @torch.no_grad()
-def same_identity(model: Dinov2Model, renders: Renders, pairs: int) -> float:
-    """Share of creatures whose nearest neighbour among the partners ([CLS], cosine) is the same creature."""
+def same_identity(embed: Callable[[Tensor], Tensor], renders: Renders, pairs: int) -> float:
+    """Share of creatures whose nearest neighbour among the partners (cosine) is the same creature.
+
+    The two pictures of a pair differ in scene, style, pose and expression; `embed` takes crops (B, 3, H, W) in -1..1.
+    """
     rows = 2 * np.arange(pairs)
     crops = [
         np.stack([crop_square(renders.images[r], renders.boxes[r], 1.1, (0.0, 0.0)) for r in rows + side])
         for side in (0, 1)
     ]
-    left, right = (functional.normalize(model(to_tensor(c).to(model.device)).pooler_output, dim=-1) for c in crops)
-    return float(((left @ right.T).argmax(dim=1).cpu() == torch.arange(pairs)).float().mean())
+    left, right = (functional.normalize(embed(to_tensor(c)), dim=-1).cpu() for c in crops)
+    return float(((left @ right.T).argmax(dim=1) == torch.arange(pairs)).float().mean())
 
 
 def _crops(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

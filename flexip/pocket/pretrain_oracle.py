@@ -130,15 +130,21 @@ def load_labelled(directory: Path, count: int, seed: int, split: Split = "train"
     return Labelled(np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy"))
 
 
+def oracle_path(weights: Path, name: OracleName) -> Path:
+    """Where an oracle lies in a weights folder."""
+    return weights / "oracles" / f"{name}.safetensors"
+
+
 def save_oracle(weights: Path, name: OracleName, oracle: nn.Module) -> None:
     """Writes `oracles/<name>.safetensors`, fp16; running counts stay whole numbers."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in oracle.state_dict().items()}
-    (weights / "oracles").mkdir(parents=True, exist_ok=True)
-    save_file({k: v.cpu().contiguous() for k, v in state.items()}, weights / "oracles" / f"{name}.safetensors")
+    path = oracle_path(weights, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.cpu().contiguous() for k, v in state.items()}, path)
 
 
 def load_oracle(weights: Path, name: OracleName) -> nn.Module:
     """An oracle of the weights folder, in fp32, ready to read."""
     oracle = build_oracle(name)
-    oracle.load_state_dict(load_file(weights / "oracles" / f"{name}.safetensors"))
+    oracle.load_state_dict(load_file(oracle_path(weights, name)))
     return oracle.float().eval()

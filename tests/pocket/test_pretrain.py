@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from flexip.images import decode_image
 from flexip.pocket.models import build_clip, build_dino, build_text_encoder, build_unet, build_vae, total_bytes
 from flexip.pocket.oracle import ORACLES, read
 from flexip.pocket.pretrain import Average, Budget, Workshop, train
@@ -15,6 +16,8 @@ from flexip.pocket.pretrain_dino import balanced, crop_square
 from flexip.pocket.pretrain_oracle import load_oracle
 from flexip.pocket.tokens import build_tokenizer
 from jobs.console import UserError
+from jobs.pocket_card import BEGIN, END, CardConfig
+from jobs.pocket_card import run as measure
 from jobs.pretrain_pocket import PretrainConfig, StageConfig, run
 
 
@@ -104,6 +107,34 @@ def test_all_stages_run_from_nothing_and_export_a_folder_that_loads(tmp_path: Pa
     pipe.set_progress_bar_config(disable=True)
     images, _ = pipe("a creature", num_inference_steps=1, output_type="np", return_dict=False)
     assert np.shape(images) == (1, 64, 64, 3)
+    check_card(tmp_path)
+
+
+def check_card(root: Path) -> None:
+    """The models of two steps each are measured, and the card tells that they are bad."""
+    card = root / "card.md"
+    card.write_text(f"# Models\n\n{BEGIN}\nold\n{END}\n\nLicence\n")
+    config = CardConfig(
+        directory=root / "work", weights=root / "weights", card=card, grid=root / "grid.png", prompts=8, renders=128,
+        steps=1, threads=torch.get_num_threads(),
+    )  # fmt: skip
+    figures = {figure.what: figure for figure in measure(config)}
+    assert figures["OpenCLIP: right caption among 64"].value < 50
+    assert {f"text-to-image obeys {name}" for name in ("scene", "expression", "shape", "colour")} <= set(figures)
+    assert all(0 <= figure.value <= 100 for figure in figures.values() if figure.unit == "%")
+    text = card.read_text()
+    assert text.startswith("# Models\n\n")
+    assert text.endswith("\n\nLicence\n")
+    assert "old" not in text
+    assert "**(not reached)**" in text
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert decode_image((root / "grid.png").read_bytes()).shape == (64, 8 * 64, 3)
+
+
+def test_a_card_without_a_place_for_figures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("# Models\n")
+    with pytest.raises(UserError, match="needs the two lines"):
+        measure(CardConfig(card=tmp_path / "card.md", weights=tmp_path))
 
 
 def test_stages_out_of_order_are_refused(tmp_path: Path) -> None:
