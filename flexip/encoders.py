@@ -5,6 +5,9 @@ Representations, named once:
     patches   (B, N, Dd)    DINOv2 last-layer normed patch tokens of the reference           family "dino"
     text      (B, L, D)     CLIP text last hidden states of the caption                      family "text"
     moments   (B, 2C, h, w) VAE mean and log-variance of the target, unscaled                family "vae"
+
+The model libraries are imported where a model is loaded: a process that loads none, or only the UNet, starts seconds
+sooner, and every Ray worker is a process.
 """
 
 import hashlib
@@ -15,15 +18,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import open_clip
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, CLIPTextModel, CLIPTokenizer, Dinov2Model
-from transformers.utils import logging as transformers_logging
 
 from flexip import pocket
 from flexip.images import Rgb, pad_square, resize
@@ -40,12 +38,30 @@ class EncoderNames:
 
 def load_pipeline(base: str = "pocket", device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The base model as a diffusers StableDiffusionPipeline, without safety checker or progress bar."""
+    from diffusers import StableDiffusionPipeline
+
     with _no_loading_bars():
         pipe = StableDiffusionPipeline.from_pretrained(
             _base_path(base), dtype=dtype, safety_checker=None, requires_safety_checker=False
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def load_unet(base: str = "pocket") -> Any:
+    """The base model's UNet2DConditionModel alone, in single precision."""
+    from diffusers import UNet2DConditionModel
+
+    with _no_loading_bars():
+        return UNet2DConditionModel.from_pretrained(_base_path(base), subfolder="unet")
+
+
+def load_scheduler_config(base: str = "pocket") -> dict[str, Any]:
+    """The configuration of the base model's noise schedule."""
+    from diffusers import DDPMScheduler
+
+    config: Any = DDPMScheduler.load_config(_base_path(base), subfolder="scheduler")
+    return config
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,10 @@ def load_encoders(
     Raises:
         OSError: a name or path that does not hold the model; the library's message says what is missing.
     """
+    import open_clip
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import AutoImageProcessor, CLIPTextModel, CLIPTokenizer, Dinov2Model
+
     names = names or EncoderNames()
     base = _base_path(names.base)
     clip_name = f"local-dir:{pocket.weights_path() / 'open_clip'}" if names.clip == "pocket" else names.clip
@@ -177,6 +197,9 @@ def load_encoders(
 @contextmanager
 def _no_loading_bars() -> Iterator[None]:
     """Loading a local file is no long step; the libraries' bars would tear the job's own lines."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in libraries:
         library.disable_progress_bar()

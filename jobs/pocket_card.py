@@ -71,7 +71,7 @@ def run(config: CardConfig) -> list[Figure]:
     judges, pipe = load_judges(config.weights), load_pipe(config.weights)
     figures = measure_oracles(judges, held)
     figures += measure_vae(pipe, judges, held, renders)
-    figures += measure_encoders(config.weights, pipe, renders)
+    figures += measure_encoders(config.weights, pipe, renders, config.seed)
     with progress(-(-config.prompts // 25) + len(STRENGTHS), "draw", "batch") as bar:
         drawn = draw_prompts(pipe, held.captions, steps=config.steps, seed=config.seed, tick=bar.update)
         figures += measure_prompts(judges, drawn, held)

@@ -1,13 +1,15 @@
-"""Makes the pocket models from nothing: VAE, text and CLIP, DINO, oracles, UNet; each stage can stop and go on.
+"""Makes the pocket models from nothing: VAE, text and CLIP, DINO, oracles, face nets, UNet; stages can be resumed.
 
 python -m jobs.pretrain_pocket --stages vae clip --vae.minutes 20
 python -m jobs.pretrain_pocket evaluate                             measures them and writes their model card
 """
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -15,18 +17,23 @@ from pydantic import Field
 from flexip.pocket import weights_path
 from flexip.pocket.models import save_random, total_bytes
 from flexip.pocket.oracle import ORACLES
-from flexip.pocket.pretrain import Budget, Workshop
+from flexip.pocket.pretrain import Budget, Report, Workshop
 from flexip.pocket.pretrain_clip import train_clip
-from flexip.pocket.pretrain_data import load_renders
+from flexip.pocket.pretrain_data import Renders, load_renders
 from flexip.pocket.pretrain_dino import train_dino
+from flexip.pocket.pretrain_faces import train_faces
 from flexip.pocket.pretrain_oracle import load_labelled, train_oracle
 from flexip.pocket.pretrain_unet import train_unet
 from flexip.pocket.pretrain_vae import train_vae
 from jobs import pocket_card
-from jobs.config import JobConfig, Section, load
+from jobs.config import JobConfig, MLflowConfig, Section, load
 from jobs.console import UserError, command_line, say
+from jobs.tracking import create_run, log_steps, open_client, run_exists, running, tracking_uri
 
-StageName = Literal["vae", "clip", "dino", "oracles", "unet"]
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+StageName = Literal["vae", "clip", "dino", "oracles", "faces", "unet"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -55,14 +62,19 @@ class PretrainConfig(JobConfig):
     threads: int = Field(default=2, ge=1, description="torch threads")
     device: str = Field(default="cpu", description="torch device of the training, e.g. cpu or cuda")
     bf16: bool = Field(default=False, description="compute in bfloat16, faster where the hardware has it")
+    compiled: bool = Field(default=False, description="torch.compile: minutes more at the start, then faster")
     seed: int = Field(default=0, ge=0, description="seed of renders, weights and batches")
     vae: StageConfig = Field(default=StageConfig(minutes=30, batch_size=10), description="autoencoder")
     clip: StageConfig = Field(default=StageConfig(minutes=15, batch_size=96), description="text encoder and OpenCLIP")
-    dino: StageConfig = Field(default=StageConfig(minutes=15, batch_size=48), description="DINO encoder")
+    dino: StageConfig = Field(default=StageConfig(minutes=25, batch_size=128), description="DINO encoder")
     oracles: StageConfig = Field(
         default=StageConfig(minutes=20, batch_size=128, learning_rate=2e-3), description="each of the two oracles"
     )
+    faces: StageConfig = Field(default=StageConfig(minutes=10, batch_size=128), description="each of the two face nets")
     unet: StageConfig = Field(default=StageConfig(minutes=90, learning_rate=6e-4), description="text-to-image UNet")
+    mlflow: MLflowConfig = Field(
+        default=MLflowConfig(experiment="pocket"), description="losses and figures; by default in the directory"
+    )
 
 
 @dataclass(frozen=True)
@@ -80,26 +92,42 @@ def run(config: PretrainConfig) -> PretrainResult:
     torch.set_num_threads(config.threads)
     if not (config.weights / "model_index.json").exists():
         save_random(config.weights, config.seed)
-    shop = Workshop(config.directory, config.weights, config.seed, config.device, config.bf16)
     renders = load_renders(config.directory, config.renders, config.seed)
     held_out = load_renders(config.directory, config.held_out, config.seed, "val")
+    uri = tracking_uri(config.mlflow, config.directory)
+    client = open_client(uri)
     figures: dict[str, dict[str, float]] = {}
-    for name in config.stages:
-        if name == "vae":
-            figures[name] = train_vae(shop, config.vae.budget(), renders, held_out)
-        elif name == "clip":
-            figures[name] = train_clip(shop, config.clip.budget(), renders, held_out)
-        elif name == "dino":
-            figures[name] = train_dino(shop, config.dino.budget(), renders, held_out)
-        elif name == "oracles":
-            figures |= _train_oracles(config, shop)
-        else:
-            figures[name] = train_unet(shop, config.unet.budget(), renders)
-    for name, values in figures.items():
-        say(name, ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+    for stage in config.stages:
+        with _tracked(config, client, stage) as report:
+            found = _train_stage(stage, config, _workshop(config, report), renders, held_out)
+            for name, values in found.items():
+                report(name, 0, values)
+                say(name, ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+        figures |= found
     size = total_bytes(config.weights)
-    say("weights", f"{size / 1e6:.1f} MB in {config.weights}")
+    say("weights", f"{size / 1e6:.1f} MB in {config.weights}; losses: mlflow ui --backend-store-uri {uri}")
     return PretrainResult(figures, size)
+
+
+def _workshop(config: PretrainConfig, report: Report) -> Workshop:
+    return Workshop(config.directory, config.weights, config.seed, config.device, config.bf16, config.compiled, report)
+
+
+def _train_stage(
+    stage: StageName, config: PretrainConfig, shop: Workshop, renders: Renders, held_out: Renders
+) -> dict[str, dict[str, float]]:
+    """Figures of what the stage trained, by name."""
+    if stage == "vae":
+        return {stage: train_vae(shop, config.vae.budget(), renders, held_out)}
+    if stage == "clip":
+        return {stage: train_clip(shop, config.clip.budget(), renders, held_out)}
+    if stage == "dino":
+        return {stage: train_dino(shop, config.dino.budget(), renders, min(256, config.held_out))}
+    if stage == "oracles":
+        return _train_oracles(config, shop)
+    if stage == "faces":
+        return {stage: train_faces(shop, config.faces.budget(), renders, held_out)}
+    return {stage: train_unet(shop, config.unet.budget(), renders)}
 
 
 def _train_oracles(config: PretrainConfig, shop: Workshop) -> dict[str, dict[str, float]]:
@@ -110,6 +138,22 @@ def _train_oracles(config: PretrainConfig, shop: Workshop) -> dict[str, dict[str
         pictures = load_labelled(config.directory, config.labelled, config.seed + number)
         figures[name] = train_oracle(shop, config.oracles.budget(), pictures, held_out, name)
     return figures
+
+
+@contextmanager
+def _tracked(config: PretrainConfig, client: "MlflowClient", stage: StageName) -> Iterator[Report]:
+    """The MLflow run of a stage, which goes on when the stage does; gives what logs into it."""
+    record = config.directory / f"{stage}.mlflow"
+    run_id = record.read_text() if record.is_file() else ""
+    if not run_id or not run_exists(client, run_id):
+        run_id = create_run(client, config.mlflow, config.directory, stage, config.model_dump(mode="json"), {})
+        record.write_text(run_id)
+
+    def report(name: str, step: int, values: Mapping[str, float]) -> None:
+        log_steps(client, run_id, {f"{name}/{key}": [(step, value)] for key, value in values.items()})
+
+    with running(client, run_id):
+        yield report
 
 
 @command_line

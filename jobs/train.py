@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from flexip.encoders import EncoderNames, Encoders, load_encoders, load_pipeline
+from flexip.encoders import EncoderNames, Encoders, load_encoders, load_scheduler_config
 from flexip.rows import DATASETS
 from flexip.training import batch_rows, load_noising
 from jobs.cluster import gpu_wanted, ray_session
@@ -120,7 +120,7 @@ def _assignment(
         sizes=sizes,
         shapes=encoders.shapes,
         fingerprints=encoders.fingerprints,
-        noising=load_noising(encoders, load_pipeline(encoders.names.base).scheduler.config),
+        noising=load_noising(encoders, load_scheduler_config(encoders.names.base)),
         tracking_uri=uri,
         run_id=record.run_id,
         progress_file=record.folder / "progress.json",

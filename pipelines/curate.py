@@ -6,6 +6,8 @@ dataset is one clip or one shard, and carries paths and encoded bytes, never raw
 depends on the order in which Ray runs things.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import logging
@@ -15,14 +17,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import cv2
 import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from flexip.encoders import EncoderNames
 from flexip.images import decode_image, decode_mask
 from flexip.rows import PairRow, SubjectRow
 from pipelines import features, report, sources, stages, staging
@@ -32,6 +33,9 @@ from pipelines.settings import CurationSettings
 from pipelines.shards import DatasetError, FileEntry, Manifest, write_manifest
 from pipelines.staging import Shard, StagedClip
 from pipelines.subjects import detect
+
+if TYPE_CHECKING:
+    from flexip.encoders import EncoderNames
 
 STAGING = ".staging"  # below the output; removed when the dataset is complete
 BLOCKS = 10_000  # at most so many blocks in a pass
@@ -59,7 +63,7 @@ class Pools:
     encoder_gpus: float
 
     @classmethod
-    def of_cluster(cls, use_gpu: bool) -> "Pools":
+    def of_cluster(cls, use_gpu: bool) -> Pools:
         """One reader for every four logical CPUs, one encoder for every GPU (or a single one without)."""
         have = ray.cluster_resources()
         if have.get("CPU", 0) < 2:

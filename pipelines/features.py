@@ -3,23 +3,32 @@
 Batches have a fixed size and order that follow from the rows alone, so that the same rows give the same bytes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float32
-from torch import Tensor
 
-from flexip.encoders import EncoderNames, Encoders, load_encoders
 from flexip.images import Mask, Rgb, decode_image
 from flexip.rows import PairRow
+
+if TYPE_CHECKING:  # the workers that only decode or detect start without torch
+    from torch import Tensor
+
+    from flexip.encoders import EncoderNames, Encoders
 
 FAMILIES = ("clip", "dino", "text", "vae")
 
 
 def open_encoders(names: EncoderNames, *, gpu: bool, threads: int) -> Encoders:
     """The encoders for curation: half precision on a GPU, single on a CPU, with a fixed number of threads."""
+    import torch
+
+    from flexip.encoders import load_encoders
+
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     return load_encoders(names, "cuda", torch.float16) if gpu else load_encoders(names, "cpu", torch.float32)

@@ -1,23 +1,27 @@
 """Between the two passes: staged rows of each clip, the plan of the shards, and what is asserted before the end."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flexip.encoders import EncoderNames, Encoders
 from flexip.rows import DATASETS, SPLITS, DatasetName, PairRow, Split, SubjectRow
 from pipelines import features, shards
 from pipelines.pairs import assign_splits
 from pipelines.records import UNITS, StageCount, from_table, to_table
 from pipelines.settings import CurationSettings
 from pipelines.shards import FileEntry, Manifest
+
+if TYPE_CHECKING:
+    from flexip.encoders import EncoderNames, Encoders
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class StagedClip:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "StagedClip":
+    def from_json(cls, text: str) -> StagedClip:
         """The report that `to_json` wrote."""
         values = json.loads(text)
         return cls(pairs=StageCount(**values.pop("pairs")), **values)

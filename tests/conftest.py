@@ -57,11 +57,11 @@ def pocket_encoders():
 def untrained_checkpoint(pocket_encoders, tmp_path_factory) -> Path:
     """A checkpoint of adapters with their initial weights on the pocket models."""
     from flexip.checkpoint import save_checkpoint
-    from flexip.encoders import load_pipeline
+    from flexip.encoders import load_unet
     from flexip.model import FlexIP, adapter_config
 
     torch.manual_seed(0)
-    unet = load_pipeline().unet
+    unet = load_unet()
     model = FlexIP(unet, adapter_config(unet, pocket_encoders.shapes, queries=4, depth=1, heads=2, dim_head=32))
     return save_checkpoint(
         tmp_path_factory.mktemp("checkpoint"),

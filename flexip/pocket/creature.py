@@ -47,6 +47,7 @@ def draw_creature(canvas: Canvas, silhouette: Canvas, look: Look) -> np.ndarray:
     _draw_pattern(paint, look, colours)
     landmarks = draw_face(paint, look.identity, look.expression, look.yaw, look.centre, radius, colours)
     cv2.copyTo(paint.image, inside, canvas.image)
+    landmarks[:, 2] *= _covers(inside, landmarks)  # a brow may reach beyond the body, where nothing is drawn
     canvas.stroke(body, colours["dark"], 0.07 * radius, closed=True)
     crown = _on_top(body, look, 0.1 * look.yaw)
     draw_accessory(canvas, silhouette, who, look.accessory, look.yaw, look.centre, radius, crown)
@@ -103,6 +104,13 @@ def draw_top(canvas: Canvas, silhouette: Canvas, look: Look, body: np.ndarray, c
             for layer, colour in ((canvas, colours["second dark"]), (silhouette, 255)):
                 layer.disc((tip[0], tip[1]), 0.2 * size, colour)
             canvas.disc((tip[0], tip[1]), 0.13 * size, mix(colours["second"], WHITE, 0.25))
+
+
+def _covers(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether a mask (H, W) is set at points (n, 2+)."""
+    x, y = np.rint(points[:, 0]).astype(int), np.rint(points[:, 1]).astype(int)
+    within = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    return within & (mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)] > 0)
 
 
 def _oval(x: float, y: float, rx: float, ry: float) -> list[Point]:

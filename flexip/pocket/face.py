@@ -7,15 +7,31 @@ from flexip.pocket.identity import Identity
 
 EXPRESSIONS = ("afraid", "angry", "disgusted", "happy", "neutral", "sad", "surprised")
 POSES = {"fully left": -1.0, "left": -0.5, "front": 0.0, "right": 0.5, "fully right": 1.0}  # yaw
-LANDMARKS = ("left eye", "right eye", "mouth left", "mouth middle", "mouth right")  # left as the viewer sees it
+LANDMARKS = (  # left as the viewer sees it; a creature with one eye has its points twice
+    "left brow outer", "left brow inner", "right brow inner", "right brow outer",
+    "left eye", "left eye top", "left eye bottom", "right eye", "right eye top", "right eye bottom",
+    "mouth left", "mouth top", "mouth right", "mouth bottom",
+)  # fmt: skip
 
 _INK = (38, 34, 52)
 _WHITE = (255, 255, 255)
 _MOUTH = (122, 32, 52)
 _TONGUE = (244, 120, 138)
 _TEAR = (96, 190, 250)
+_WIDE = {"surprised": 1.2, "afraid": 1.15, "disgusted": 0.95}  # eyes that open, or close, with the expression
 _TURN = 56.0  # degrees of a full pose
 _LOW_FACES = {"triangular": 0.3, "drop-shaped": 0.22, "egg-shaped": 0.05}  # how far below the centre, in radii
+_BROW_LIFTS = {"surprised": 1.75, "afraid": 1.5, "happy": 1.5, "sad": 1.25, "angry": 0.95}  # eye half-heights
+_REST = 1.25  # where the brow of a face that shows none would be
+_MOUTHS: dict[str, tuple[Point, Point, Point, Point]] = {  # left, top, right, bottom: half-widths, body radii
+    "happy": ((-1.1, -0.06), (0.0, -0.06), (1.1, -0.06), (0.0, 0.3)),
+    "sad": ((-0.87, 0.18), (0.0, 0.0), (0.87, 0.18), (0.0, 0.02)),
+    "angry": ((-1.0, 0.2), (0.0, 0.04), (1.0, 0.2), (0.0, 0.06)),
+    "surprised": ((-0.62, 0.14), (0.0, -0.13), (0.62, 0.14), (0.0, 0.41)),
+    "afraid": ((-1.05, 0.11), (0.0, -0.05), (1.05, 0.11), (0.0, 0.27)),
+    "disgusted": ((-1.0, 0.1), (-0.3, 0.0), (1.0, 0.08), (0.35, 0.38)),
+    "neutral": ((-0.8, 0.08), (0.0, 0.08), (0.8, 0.08), (0.0, 0.1)),
+}
 _NARROW_FACES = {"triangular": 0.8, "star-shaped": 0.86, "drop-shaped": 0.92, "egg-shaped": 0.95}
 
 
@@ -36,7 +52,7 @@ def face_project(
 def draw_face(
     paint: Canvas, who: Identity, expression: str, yaw: float, centre: Point, radius: float, colours: dict
 ) -> np.ndarray:
-    """Draws eyes, brows, mouth and marks; returns landmarks (5, 3): x [px], y [px], visible (0 or 1)."""
+    """Draws eyes, brows, mouth and marks; returns landmarks (14, 3): x [px], y [px], visible (0 or 1)."""
 
     def project(degrees: float, down: float) -> tuple[Point, float]:
         return face_project(who, yaw, centre, radius, degrees, down)
@@ -54,10 +70,43 @@ def draw_face(
     for side, (at, squeeze) in zip(sides, eyes, strict=True):
         if squeeze > 0.12:
             _draw_eye(paint, who, expression, yaw, at, squeeze, radius, side, colours)
-    mouth = [project(degrees, 0.3) for degrees in (-22.0, 0.0, 22.0)]
-    _draw_mouth(paint, expression, mouth[1][0], max(mouth[1][1], 0.45), radius, yaw)
-    found = [eyes[0], eyes[-1], *mouth]
-    return np.array([(at[0], at[1], float(squeeze > 0.12)) for at, squeeze in found], np.float32)
+    mouth, squeeze = project(0.0, 0.3)
+    half = 0.36 * radius * max(squeeze, 0.45)
+    _draw_mouth(paint, expression, mouth, half, radius)
+    left, right = (_eye_landmarks(who, expression, eyes[index], sides[index], radius) for index in (0, -1))
+    lips = [(mouth[0] + x * half, mouth[1] + y * radius, float(squeeze > 0.12)) for x, y in _MOUTHS[expression]]
+    return np.array([*left[:2], *right[:2], *left[2:], *right[2:], *lips], np.float32)
+
+
+def _eye_landmarks(
+    who: Identity, expression: str, eye: tuple[Point, float], side: int, radius: float
+) -> list[tuple[float, float, float]]:
+    """Both ends of the brow from left to right, then the eye's middle, top and bottom; each x, y, visible."""
+    (x, y), squeeze = eye
+    rx, ry = _eye_radii(who, expression, squeeze, radius)
+    points = [*_brow_ends((x, y), rx, ry, _slope(expression, side), expression), (x, y), (x, y - ry), (x, y + ry)]
+    return [(px, py, float(squeeze > 0.12)) for px, py in points]
+
+
+def _eye_radii(who: Identity, expression: str, squeeze: float, radius: float) -> tuple[float, float]:
+    tall, size = {"tall eyes": (1.32, 0.92), "one eye": (1.05, 1.45)}.get(who.eyes, (1.0, 1.0))
+    wide = _WIDE.get(expression, 1.0)
+    common = size * wide * who.eye_size * radius
+    return 0.24 * common * max(squeeze, 0.45), 0.25 * tall * common
+
+
+def _slope(expression: str, side: int) -> float:
+    """Degrees by which lid and brow of an eye lean; clockwise is positive."""
+    tilt = {"angry": 20.0, "sad": -18.0, "afraid": -14.0}.get(expression, 0.0)  # inner end down is positive
+    return tilt * (side if side else -1)
+
+
+def _brow_ends(at: Point, rx: float, ry: float, slope: float, expression: str) -> list[Point]:
+    x, y = at[0], at[1] - _BROW_LIFTS.get(expression, _REST) * ry
+    if expression in ("happy", "surprised"):
+        return [(x - 0.75 * rx, y + 0.16 * ry), (x + 0.75 * rx, y + 0.16 * ry)]
+    rise = float(np.tan(np.radians(slope))) * 1.25 * rx
+    return [(x - 1.15 * rx, y - rise), (x + 1.15 * rx, y + rise)]
 
 
 def _draw_eye(
@@ -71,25 +120,18 @@ def _draw_eye(
     side: int,
     colours: dict,
 ) -> None:
-    tall, size = {"tall eyes": (1.32, 0.92), "one eye": (1.05, 1.45)}.get(who.eyes, (1.0, 1.0))
-    wide = {"surprised": 1.2, "afraid": 1.15, "disgusted": 0.95}.get(expression, 1.0)
-    rx, ry = (
-        0.24 * size * wide * who.eye_size * radius * max(squeeze, 0.45),
-        0.25 * size * tall * wide * who.eye_size * radius,
-    )
+    rx, ry = _eye_radii(who, expression, squeeze, radius)
     iris = {"surprised": 0.42, "afraid": 0.34}.get(expression, 0.56)
     if who.eyes == "bead eyes":
         paint.ellipse(at, (0.74 * rx, 0.74 * ry), _INK)
-        paint.disc((at[0] - 0.2 * rx, at[1] - 0.28 * ry), 0.24 * ry * wide, _WHITE)
+        paint.disc((at[0] - 0.2 * rx, at[1] - 0.28 * ry), 0.24 * ry * _WIDE.get(expression, 1.0), _WHITE)
     else:
         paint.ellipse(at, (rx + 0.045 * radius, ry + 0.045 * radius), colours["dark"])
         paint.ellipse(at, (rx, ry), _WHITE)
         pupil = (at[0] + 0.35 * yaw * rx, at[1] + (0.15 if expression == "sad" else 0.0) * ry)
         paint.ellipse(pupil, (iris * rx, iris * ry), _INK)
         paint.disc((pupil[0] - 0.15 * rx, pupil[1] - 0.2 * ry), 0.16 * ry, _WHITE)
-    inner = -side if side else 0
-    tilt = {"angry": 20.0, "sad": -18.0, "afraid": -14.0}.get(expression, 0.0)  # inner end down is positive
-    slope = tilt * (-inner if inner else -1)
+    slope = _slope(expression, side)
     if expression in ("angry", "disgusted", "sad"):
         drop = {"angry": 0.0, "disgusted": 0.1, "sad": -0.25}[expression]
         lid = (at[0], at[1] + (drop - 0.12) * ry)
@@ -101,18 +143,16 @@ def _draw_eye(
 
 
 def _draw_brow(paint: Canvas, at: Point, rx: float, ry: float, slope: float, expression: str, radius: float) -> None:
-    lift = {"surprised": 1.75, "afraid": 1.5, "happy": 1.5, "sad": 1.25, "angry": 0.95}[expression]
-    x, y = at[0], at[1] - lift * ry
     if expression in ("happy", "surprised"):
+        x, y = at[0], at[1] - _BROW_LIFTS[expression] * ry
         paint.arc((x, y + 0.3 * ry), (0.8 * rx, 0.4 * ry), (200.0, 340.0), _INK, 0.07 * radius)
         return
-    rise = np.tan(np.radians(slope)) * 1.25 * rx
     thick = 0.15 if expression == "angry" else 0.09
-    paint.stroke([(x - 1.15 * rx, y - rise), (x + 1.15 * rx, y + rise)], _INK, thick * radius)
+    paint.stroke(_brow_ends(at, rx, ry, slope, expression), _INK, thick * radius)
 
 
-def _draw_mouth(paint: Canvas, expression: str, at: Point, squeeze: float, radius: float, yaw: float) -> None:
-    half, (x, y) = 0.36 * radius * squeeze, at
+def _draw_mouth(paint: Canvas, expression: str, at: Point, half: float, radius: float) -> None:
+    x, y = at
     if expression == "happy":
         paint.ellipse((x, y - 0.06 * radius), (half * 1.1, 0.36 * radius), _MOUTH, 0.0, (0.0, 180.0))
         paint.ellipse((x, y + 0.16 * radius), (half * 0.55, 0.11 * radius), _TONGUE)

@@ -3,13 +3,15 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -29,6 +31,13 @@ class Budget:
     export_every: float = 8.0  # minutes between exports of usable weights
 
 
+Report = Callable[[str, int, Mapping[str, float]], None]  # stage, step, values
+
+
+def silent(stage: str, step: int, values: Mapping[str, float]) -> None:
+    """A report to nobody."""
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Where pretraining works: `directory` for renders, logs and checkpoints, `weights` for the result."""
@@ -38,9 +47,23 @@ class Workshop:
     seed: int = 0
     device: str = "cpu"
     bf16: bool = False  # autocast to bfloat16: faster where the processor has it
+    compiled: bool = False  # torch.compile: minutes at first, and then up to twice as fast
+    report: Report = silent  # told of the losses
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Precision and attention of training. On a CPU the fused attention's backward pass is the slower one."""
+        kind = self.device.split(":")[0]
+        attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()
+        with attention, torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    def quicken(self, *modules: nn.Module) -> None:
+        """Prepares modules, in place, for many calls with few different shapes."""
+        for module in modules:
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            if self.compiled:
+                module.compile(dynamic=False)
 
 
 @dataclass
@@ -59,6 +82,8 @@ class Average(Generic[Model]):
         decay = min(self.limit, (1 + step) / (10 + step))
         for slow, fast in zip(self.shadow.parameters(), self.model.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
+        for slow, fast in zip(self.shadow.buffers(), self.model.buffers(), strict=True):
+            slow.copy_(fast)  # running statistics
 
 
 def train(
@@ -86,9 +111,9 @@ def train(
         begin = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(budget, step, share)
-        with shop.autocast():
+        with shop.arithmetic():
             loss = loss_of(step)
-        loss.backward()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -98,6 +123,7 @@ def train(
         if step % 50 == 0:
             mean = torch.stack(losses).mean().item()
             losses.clear()
+            shop.report(name, step, {"loss": mean, "rows_per_second": budget.batch_size * step / seconds})
             bar.set_postfix_str(f"step {step}, loss {mean:.4f}, {budget.batch_size * step / seconds:.0f} rows/s")
         bar.update(_share(budget, step, seconds) - bar.n)
         if seconds - saved > 60 * budget.save_every:

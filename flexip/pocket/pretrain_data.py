@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
+from flexip.pocket.face import LANDMARKS
 from flexip.pocket.identity import sample_identity
 from flexip.pocket.models import RESOLUTION
 from flexip.pocket.world import place, render
@@ -20,6 +21,8 @@ CAPTION_SHARES = {
     "short": 0.08, "medium": 0.26, "long": 0.34, "short plain": 0.05, "medium plain": 0.14, "long plain": 0.13,
 }  # fmt: skip
 
+_ARRAYS = ("images", "subjects", "boxes", "landmarks")
+
 
 @dataclass(frozen=True)
 class Renders:
@@ -27,7 +30,8 @@ class Renders:
 
     images: np.ndarray  # uint8 (n, H, W, 3)
     subjects: np.ndarray  # uint8 (n, H, W): 1 where a creature is visible
-    boxes: np.ndarray  # float32 (n, 4) [px] of the foremost creature
+    boxes: np.ndarray  # float32 (n, 4) [px] of the foremost creature, in both pictures of a pair the same one
+    landmarks: np.ndarray  # float32 (n, 14, 3): x, y [px], in sight; of the same creature
     captions: list[dict[str, str]]
 
     def __len__(self) -> int:
@@ -39,15 +43,38 @@ def load_renders(directory: Path, count: int, seed: int, split: Split = "train")
     folder = directory / f"renders-{split}-{count}-{seed}"
     if not (folder / "captions.json").exists():
         _write_renders(folder, count, seed, split)
-    images, subjects, boxes = (
-        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "subjects", "boxes")
-    )
-    return Renders(images, subjects, boxes, json.loads((folder / "captions.json").read_text()))
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    return Renders(**arrays, captions=json.loads((folder / "captions.json").read_text()))
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in -1..1."""
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def crop_matrix(box: np.ndarray, scale: float, shift: tuple[float, float]) -> np.ndarray:
+    """Float64 (2, 3): maps pixel positions to those in the crop, see `warp`.
+
+    The crop is the square around a box, `scale` times its longer side, moved by a fraction of it.
+    """
+    side = scale * max(box[2] - box[0], box[3] - box[1], 8.0)
+    x = (box[0] + box[2]) / 2 + shift[0] * side
+    y = (box[1] + box[3]) / 2 + shift[1] * side
+    zoom = RESOLUTION / side
+    middle = (RESOLUTION - 1) / 2  # box edges lie between pixels, whose centres carry the whole numbers
+    return np.array([[zoom, 0, middle - zoom * (x - 0.5)], [0, zoom, middle - zoom * (y - 0.5)]])
+
+
+def random_crops(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Matrices (n, 2, 3) of crops that hold most of a creature, or some of its surroundings too."""
+    scales, shifts = rng.uniform(0.7, 1.5, len(boxes)), rng.uniform(-0.12, 0.12, (len(boxes), 2))
+    crops = zip(boxes, scales, shifts, strict=True)
+    return np.stack([crop_matrix(box, float(scale), (shift[0], shift[1])) for box, scale, shift in crops])
+
+
+def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The crop (64, 64, 3) uint8 of a picture; its edge repeats where the crop goes beyond it."""
+    return cv2.warpAffine(image, matrix, (RESOLUTION, RESOLUTION), borderMode=cv2.BORDER_REPLICATE)
 
 
 def pick_captions(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> list[str]:
@@ -62,16 +89,20 @@ def _write_renders(folder: Path, count: int, seed: int, split: Split) -> None:
     shape = (count, RESOLUTION, RESOLUTION)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, 3))
     subjects = np.lib.format.open_memmap(folder / "subjects.npy", "w+", np.uint8, shape)
-    boxes = np.zeros((count, 4), np.float32)
+    boxes, landmarks = np.zeros((count, 4), np.float32), np.zeros((count, len(LANDMARKS), 3), np.float32)
     captions = []
     for pair in trange(count // 2, desc="rendering", mininterval=5.0):
         rng = np.random.default_rng((seed, pair, len(split)))
         who = [sample_identity(rng, split) for _ in range(int(rng.choice([1, 2, 3], p=(0.86, 0.1, 0.04))))]
         for row in (2 * pair, 2 * pair + 1):
-            frame = render(place(who, rng), RESOLUTION)
-            images[row], subjects[row], boxes[row] = frame.image, frame.masks.any(axis=0), frame.boxes[-1]
+            while (picture := place(who, rng)).creatures[-1].identity != who[0]:
+                pass
+            frame = render(picture, RESOLUTION)
+            images[row], subjects[row] = frame.image, frame.masks.any(axis=0)
+            boxes[row], landmarks[row] = frame.boxes[-1], frame.landmarks[-1]
             captions.append(frame.captions)
     images.flush()
     subjects.flush()
     np.save(folder / "boxes.npy", boxes)
+    np.save(folder / "landmarks.npy", landmarks)
     (folder / "captions.json").write_text(json.dumps(captions))

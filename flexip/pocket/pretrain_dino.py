@@ -1,38 +1,45 @@
-"""Stage 3: a vision transformer by self-distillation (DINOv2's losses: image level and masked patches)."""
+"""Stage 3: a vision transformer by self-distillation: two views of a creature, and patches that are hidden."""
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Dinov2Model
 
+from flexip.pocket.face import EXPRESSIONS, POSES
+from flexip.pocket.identity import sample_identity
 from flexip.pocket.models import RESOLUTION, WIDTH, build_dino, halved, save_dino
 from flexip.pocket.pretrain import Average, Budget, Workshop, on_device, train
-from flexip.pocket.pretrain_data import Renders, to_tensor
+from flexip.pocket.pretrain_data import Renders, crop_matrix, random_crops, to_tensor, warp
+from flexip.pocket.scenes import SCENES
+from flexip.pocket.world import place, render
+from flexip.rows import Split
 
 _PROTOTYPES = 512
+_TEMPERATURE = 0.1
+_PATCH_WEIGHT = 0.2
 _PATCHES = (RESOLUTION // 8) ** 2
 
 
-def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
-    """Trains and exports the encoder; returns `same_identity` (nearest neighbour among 256, held-out) and `steps`.
+def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: int) -> dict[str, float]:
+    """Trains and exports the encoder; returns `same_identity` (nearest neighbour, held-out identities) and `steps`.
 
-    Views of one creature: crops of one picture, or of two pictures that show it in other scenes and poses.
+    The two views of a creature are crops of two pictures that show it in other scenes, styles, poses and expressions,
+    as two frames of one track would.
     """
     torch.manual_seed(shop.seed + 2)
     student = Dinov2Model.from_pretrained(shop.weights / "dino").train() if budget.warm else build_dino()
-    student, head = on_device(student, shop.device), _Head().to(shop.device)
-    slow, slow_head = Average(student, 0.998), Average(head, 0.998)  # the teacher
+    student, head = on_device(student, shop.device), Heads().to(shop.device)
+    slow, slow_head = Average(student, 0.996), Average(head, 0.996)  # the teacher
+    shop.quicken(student)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((shop.seed, 3, step))
-        views = [to_tensor(view).to(shop.device) for view in draw_views(renders, budget.batch_size, rng)]
-        mask = torch.from_numpy(rng.random((budget.batch_size, _PATCHES)) < 0.3).to(shop.device)
-        masks = torch.cat([mask, mask.roll(1, 0)])
-        return distil(student, head, slow.shadow, slow_head.shadow, torch.cat(views), masks)
+        views = torch.cat([to_tensor(view) for view in draw_views(renders, budget.batch_size, rng)]).to(shop.device)
+        masks = torch.from_numpy(draw_masks(len(views), rng)).to(shop.device)
+        return distil(student, head, slow.shadow, slow_head.shadow, views, masks)
 
     def follow(step: int) -> None:
         slow.update(step)
@@ -41,28 +48,33 @@ def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
     modules = {"student": student, "head": head, "teacher": slow.shadow, "teacher_head": slow_head.shadow}
     steps = train("dino", shop, budget, modules, loss_of, follow)
     save_dino(shop.weights, halved(slow.shadow))
-    share = same_identity(
-        lambda x: slow.shadow(x.to(shop.device)).pooler_output, held_out, min(256, len(held_out) // 2)
-    )
+    views = draw_same(held_out, shop.seed, "val")
+    share = same_identity(lambda x: slow.shadow(x.to(shop.device)).pooler_output, views)
     return {"same_identity": share, "steps": float(steps)}
 
 
 def distil(
-    student: Dinov2Model, head: nn.Module, teacher: Dinov2Model, teacher_head: nn.Module, x: Tensor, mask: Tensor
+    student: Dinov2Model, head: "Heads", teacher: Dinov2Model, teacher_head: "Heads", x: Tensor, mask: Tensor
 ) -> Tensor:
-    """Cross-entropy of the student's prototypes to the teacher's: across views at [CLS], in place at masked patches.
+    """The student learns from the averaged teacher twice over.
+
+    Picture: from one view's [CLS] it finds the teacher's [CLS] of the other view among those of the whole batch
+    (MoCo v3, Chen et al. 2021); identities are endless, so that the batch itself is a better vocabulary than
+    prototypes. Patches: at hidden places it predicts the prototypes that the teacher sees there (iBOT, DINOv2).
 
     x: (2B, 3, H, W), the two views one after the other; mask: bool (2B, N), patches hidden from the student.
     """
     with torch.no_grad():
-        seen = teacher_head(teacher(x).last_hidden_state)
-        target_cls = balanced(seen[:, 0].float())
-        target_patch = balanced(seen[:, 1:][mask].float())
-    guess = head(student(x, bool_masked_pos=mask).last_hidden_state).float()
-    swapped = target_cls.roll(len(x) // 2, 0)  # each view predicts the other
-    cls = -(swapped * functional.log_softmax(guess[:, 0] / 0.1, dim=-1)).sum(-1).mean()
-    patch = -(target_patch * functional.log_softmax(guess[:, 1:][mask] / 0.1, dim=-1)).sum(-1).mean()
-    return cls + patch
+        seen = teacher(x).last_hidden_state
+        keys = teacher_head.picture(seen[:, 0]).float()
+        prototypes = balanced(teacher_head.patches(seen[:, 1:][mask]).float())
+    states = student(x, bool_masked_pos=mask).last_hidden_state
+    queries = head.picture(states[:, 0]).float()
+    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    similar = (queries @ keys.T / _TEMPERATURE).masked_fill(itself, -torch.inf)
+    other = torch.arange(len(x), device=x.device).roll(len(x) // 2)  # each view predicts the other
+    patch = -(prototypes * functional.log_softmax(head.patches(states[:, 1:][mask]).float() / 0.1, dim=-1))
+    return functional.cross_entropy(similar, other) + _PATCH_WEIGHT * patch.sum(-1).mean()
 
 
 def balanced(logits: Tensor, temperature: float = 0.05, rounds: int = 3) -> Tensor:
@@ -75,51 +87,63 @@ def balanced(logits: Tensor, temperature: float = 0.05, rounds: int = 3) -> Tens
 
 
 def draw_views(renders: Renders, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two crops (count, H, W, 3) uint8 of each of `count` creatures."""
-    rows = rng.integers(len(renders), size=count)
-    others = np.where(rng.random(count) < 0.7, rows ^ 1, rows)  # pictures 2k and 2k + 1 show the same creatures
-    return _crops(renders, rows, rng), _crops(renders, others, rng)
+    """Crops (count, H, W, 3) uint8 of `count` different creatures, and as many of the same ones in other pictures."""
+    rows = 2 * np.sort(rng.choice(len(renders) // 2, size=count, replace=False))
+    return _crops(renders, rows, rng), _crops(renders, rows + 1, rng)
 
 
-def crop_square(image: np.ndarray, box: np.ndarray, scale: float, shift: tuple[float, float]) -> np.ndarray:
-    """The square around a box, `scale` times its longer side, moved by a fraction of it; the picture's edge repeats."""
-    side = scale * max(box[2] - box[0], box[3] - box[1], 8.0)
-    x = (box[0] + box[2]) / 2 + shift[0] * side
-    y = (box[1] + box[3]) / 2 + shift[1] * side
-    zoom = RESOLUTION / side
-    middle = (RESOLUTION - 1) / 2  # box edges lie between pixels, whose centres carry the whole numbers
-    matrix = np.array([[zoom, 0, middle - zoom * (x - 0.5)], [0, zoom, middle - zoom * (y - 0.5)]])
-    return cv2.warpAffine(image, matrix, (RESOLUTION, RESOLUTION), borderMode=cv2.BORDER_REPLICATE)
+def draw_masks(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Patches to hide, bool (count, N): none in half of the views, a tenth to a half of them in the others."""
+    share = np.where(rng.random(count) < 0.5, 0.0, rng.uniform(0.1, 0.5, count))
+    return rng.random((count, _PATCHES)) < share[:, None]
+
+
+def draw_same(count: int, seed: int, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Crops of `count` creatures (count, H, W, 3) uint8, and of the same ones in another scene, pose and expression.
+
+    All in the flat style and without accessories, so that the creature itself is the only thing to know it by.
+    """
+    sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for row in range(count):
+        rng = np.random.default_rng((seed, row, len(split), 23))
+        who = sample_identity(rng, split)
+        scenes, moods, poses = (rng.permutation(names) for names in (SCENES, EXPRESSIONS, tuple(POSES)))
+        for side in (0, 1):
+            state = {"scene": str(scenes[side]), "expression": str(moods[side]), "pose": str(poses[side])}
+            picture = place([who], rng, style="flat", accessory="nothing", action="standing", **state)
+            frame = render(picture, RESOLUTION)
+            sides[side].append(warp(frame.image, crop_matrix(frame.boxes[0], 1.1, (0.0, 0.0))))
+    return np.stack(sides[0]), np.stack(sides[1])
 
 
 @torch.no_grad()
-def same_identity(embed: Callable[[Tensor], Tensor], renders: Renders, pairs: int) -> float:
-    """Share of creatures whose nearest neighbour among the partners (cosine) is the same creature.
+def same_identity(embed: Callable[[Tensor], Tensor], views: tuple[np.ndarray, np.ndarray]) -> float:
+    """Share of crops whose nearest neighbour (cosine) among the other side's is the same creature.
 
-    The two pictures of a pair differ in scene, style, pose and expression; `embed` takes crops (B, 3, H, W) in -1..1.
+    views: two crops of each creature, see `draw_same`; `embed` takes them as (B, 3, H, W) in -1..1.
     """
-    rows = 2 * np.arange(pairs)
-    crops = [
-        np.stack([crop_square(renders.images[r], renders.boxes[r], 1.1, (0.0, 0.0)) for r in rows + side])
-        for side in (0, 1)
-    ]
-    left, right = (functional.normalize(embed(to_tensor(c)), dim=-1).cpu() for c in crops)
-    return float(((left @ right.T).argmax(dim=1) == torch.arange(pairs)).float().mean())
+    left, right = (functional.normalize(embed(to_tensor(side)), dim=-1).cpu() for side in views)
+    return float(((left @ right.T).argmax(dim=1) == torch.arange(len(left))).float().mean())
 
 
 def _crops(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    scales, shifts = rng.uniform(0.7, 1.5, len(rows)), rng.uniform(-0.12, 0.12, (len(rows), 2))
-    jobs = zip(rows, scales, shifts, strict=True)
-    return np.stack([crop_square(renders.images[r], renders.boxes[r], float(s), (d[0], d[1])) for r, s, d in jobs])
+    matrices = random_crops(renders.boxes[rows], rng)
+    return np.stack([warp(renders.images[row], matrix) for row, matrix in zip(rows, matrices, strict=True)])
 
 
-class _Head(nn.Module):
-    """Projection of tokens (..., D) to their cosines with prototypes (..., K) (DINO)."""
+class Heads(nn.Module):
+    """What the losses compare: unit vectors of [CLS], and cosines of patches with prototypes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.projection = nn.Sequential(nn.Linear(WIDTH, 256), nn.GELU(), nn.Linear(256, 64))
+        self.project_picture = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Linear(512, 128))
+        self.project_patches = nn.Sequential(nn.Linear(WIDTH, 256), nn.GELU(), nn.Linear(256, 64))
         self.prototypes = nn.Parameter(torch.randn(_PROTOTYPES, 64))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.normalize(self.projection(x), dim=-1) @ functional.normalize(self.prototypes, dim=-1).T
+    def picture(self, x: Tensor) -> Tensor:
+        """(B, D) to unit vectors (B, 128)."""
+        return functional.normalize(self.project_picture(x), dim=-1)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(M, D) to cosines (M, K)."""
+        return functional.normalize(self.project_patches(x), dim=-1) @ functional.normalize(self.prototypes, dim=-1).T

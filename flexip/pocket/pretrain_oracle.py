@@ -47,12 +47,9 @@ def train_oracle(
         images, labels = smear(images, labels, smeared, rng)
         return attribute_loss(oracle, spoil(images, rng).to(shop.device), torch.from_numpy(labels).to(shop.device))
 
-    def follow(step: int) -> None:
-        average.update(step)
-        for slow, fast in zip(average.shadow.buffers(), oracle.buffers(), strict=True):
-            slow.copy_(fast)  # running statistics
-
-    steps = train(f"oracle-{name}", shop, budget, {"oracle": oracle, "average": average.shadow}, loss_of, follow)
+    shop.quicken(oracle)
+    modules = {"oracle": oracle, "average": average.shadow}
+    steps = train(f"oracle-{name}", shop, budget, modules, loss_of, average.update)
     save_oracle(shop.weights, name, average.shadow)
     return accuracy(average.shadow, held_out) | {"steps": float(steps)}
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import trange
 
+from flexip.encoders import fingerprint
 from flexip.pocket.models import build_scheduler, build_unet, halved, save_part
 from flexip.pocket.pretrain import Average, Budget, Workshop, on_device, train
 from flexip.pocket.pretrain_clip import text_states
@@ -24,6 +25,7 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
     unet = on_device(pipe.unet.train() if budget.warm else build_unet(), shop.device)
     alphas = build_scheduler().alphas_cumprod.to(shop.device)
     average = Average(unet)
+    shop.quicken(unet)
     latents = cached_moments(shop.directory, pipe.vae, renders)
     scaling = pipe.vae.config.scaling_factor
 
@@ -65,8 +67,8 @@ def noise_loss(unet: torch.nn.Module, alphas: Tensor, z: Tensor, noise: Tensor, 
 
 @torch.no_grad()
 def cached_moments(directory: Path, vae: AutoencoderKL, renders: Renders) -> np.ndarray:
-    """Mean and log variance of all renders' latents: float16 (n, 8, h, w), unscaled; computed once."""
-    path = directory / f"moments-{len(renders)}.npy"
+    """Mean and log variance of all renders' latents: float16 (n, 8, h, w), unscaled; computed once for each VAE."""
+    path = directory / f"moments-{len(renders)}-{fingerprint(vae.state_dict().items(), '')}.npy"
     if not path.exists():
         parts = []
         for first in trange(0, len(renders), 64, desc="encoding", mininterval=5.0):

@@ -18,6 +18,7 @@ def train_vae(shop: Workshop, budget: Budget, renders: Renders, held_out: Render
     vae = AutoencoderKL.from_pretrained(shop.weights / "vae") if budget.warm else build_vae()
     vae = on_device(vae.float().train(), shop.device)
     average = Average(vae, limit=0.998)
+    shop.quicken(vae.encoder, vae.decoder)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((shop.seed, 1, step))

@@ -16,7 +16,7 @@ from flexip.pocket.models import RESOLUTION, build_clip
 from flexip.pocket.oracle import ATTRIBUTES, ORACLES, Reading, read, truth_of, visible
 from flexip.pocket.pretrain_clip import retrieval
 from flexip.pocket.pretrain_data import Renders, to_tensor
-from flexip.pocket.pretrain_dino import same_identity
+from flexip.pocket.pretrain_dino import draw_same, same_identity
 from flexip.pocket.pretrain_oracle import load_oracle
 from flexip.pocket.pretrain_vae import psnr
 from flexip.pocket.world import Frame, Picture, random_picture, render
@@ -103,22 +103,17 @@ def measure_vae(
 
 
 @torch.no_grad()
-def measure_encoders(weights: Path, pipe: StableDiffusionPipeline, renders: Renders) -> list[Figure]:
+def measure_encoders(weights: Path, pipe: StableDiffusionPipeline, renders: Renders, seed: int) -> list[Figure]:
     """OpenCLIP on captions and identities, DINO on identities."""
     clip: Any = build_clip(len(pipe.tokenizer))
     clip.load_state_dict(load_file(weights / "open_clip/open_clip_model.safetensors"))
     dino: Any = Dinov2Model.from_pretrained(weights / "dino", dtype=torch.float32)
     captions = retrieval(clip.eval(), pipe.tokenizer, renders, min(512, len(renders) // 2))
-    pairs = min(256, len(renders) // 2)
+    views = draw_same(256, seed, "test")
     return [
         Figure("OpenCLIP: right caption among 64", 100 * captions, "%", 90.0),
-        Figure(
-            f"DINO: same identity among {pairs}",
-            100 * same_identity(lambda x: dino(x).pooler_output, renders, pairs),
-            "%",
-            90.0,
-        ),
-        Figure(f"OpenCLIP: same identity among {pairs}", 100 * same_identity(clip.encode_image, renders, pairs), "%"),
+        Figure("DINO: same identity among 256", 100 * same_identity(lambda x: dino(x).pooler_output, views), "%", 90.0),
+        Figure("OpenCLIP: same identity among 256", 100 * same_identity(clip.encode_image, views), "%"),
     ]
 
 

@@ -57,7 +57,7 @@ class Frame:
     image: np.ndarray  # uint8 (H, W, 3) RGB
     boxes: np.ndarray  # float32 (K, 4): x0, y0, x1, y1 [px] of the visible part; zeros where nothing is visible
     masks: np.ndarray  # bool (K, H, W): the visible part
-    landmarks: np.ndarray  # float32 (K, 5, 3): x, y [px], visible; named by LANDMARKS
+    landmarks: np.ndarray  # float32 (K, 14, 3): x, y [px], visible; named by LANDMARKS
     identities: np.ndarray  # float32 (K, 46)
     expression: tuple[str, ...]
     pose: tuple[str, ...]

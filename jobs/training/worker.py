@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from flexip.checkpoint import load_training_state, save_checkpoint
-from flexip.encoders import EncoderNames, load_pipeline
+from flexip.encoders import EncoderNames, load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.rows import DATASETS, DatasetName
 from flexip.training import Batch, BatchRow, Drops, Noising, TrainState, batch_rows, build_batch, new_state, train_step
@@ -78,7 +78,7 @@ def train_worker(settings: dict[str, Assignment]) -> None:
 def _prepare(job: Assignment, device: str) -> tuple[TrainState, Any]:
     """The state to train, and the model wrapped for all ranks."""
     config = job.config
-    unet = load_pipeline(job.names.base).unet
+    unet = load_unet(job.names.base)
     with torch.random.fork_rng(devices=[]):  # the layers draw their first weights from the global generator
         torch.manual_seed(config.seed)
         model = FlexIP(unet, adapter_config(unet, job.shapes, **config.adapter.model_dump()))

@@ -46,7 +46,7 @@ def url(untrained_checkpoint) -> Iterator[str]:
         yield url
 
 
-def ask(url: str, steps: int, seed: int = 1, timeout: float = 120) -> httpx.Response:
+def ask(url: str, steps: int, seed: int = 1, timeout: float = 600) -> httpx.Response:
     body = {"prompt": "a creature on a beach", "num_inference_steps": steps, "seed": seed}
     return httpx.post(url + ROUTE, json=body, timeout=timeout)
 
@@ -69,7 +69,7 @@ def wait_for(condition, seconds: float, what: str):
 
 def healthy(url: str) -> dict:
     """What the replica tells of itself; raises httpx.HTTPError when none answers."""
-    return httpx.get(url + "/healthz", timeout=5).raise_for_status().json()
+    return httpx.get(url + "/healthz", timeout=20).raise_for_status().json()
 
 
 def test_a_burst_is_answered_or_refused_with_429_and_nothing_is_lost(url):
@@ -108,30 +108,30 @@ def test_health_is_answered_at_once_while_pictures_are_drawn(url):
 
 
 def test_a_client_that_leaves_frees_its_place(url):
-    before = wait_for(lambda: healthy(url), 10, "health")
+    before = wait_for(lambda: healthy(url), 60, "health")
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(ask, url, 100, seed) for seed in range(2)]
-        wait_for(lambda: healthy(url), 10, "health")
+        wait_for(lambda: healthy(url), 60, "health")
         for seed in range(2):
             with contextlib.suppress(httpx.TimeoutException):
                 ask(url, steps=200, seed=seed, timeout=0.3)
-        wait_for(lambda: healthy(url)["waiting"] == 0, 30, "the places of clients that left")
+        wait_for(lambda: healthy(url)["waiting"] == 0, 120, "the places of clients that left")
         assert all(job.result().status_code == 200 for job in running)
-    wait_for(lambda: healthy(url)["waiting"] == 0, 30, "an empty queue")
+    wait_for(lambda: healthy(url)["waiting"] == 0, 120, "an empty queue")
     drawn = healthy(url)["images"] - before["images"]
     assert 2 <= drawn <= 4  # nobody's pictures may have been begun already, never more
 
 
 def test_a_killed_replica_is_replaced_and_draws_the_same_picture(url):
     expected = picture(ask(url, steps=5))
-    first = wait_for(lambda: healthy(url), 10, "health")["process"]
+    first = wait_for(lambda: healthy(url), 60, "health")["process"]
     with ThreadPoolExecutor(1) as pool:
         interrupted = pool.submit(ask, url, 200)
         time.sleep(0.5)
         os.kill(first, signal.SIGKILL)
         answer = interrupted.result()  # comes back, with an error or drawn by the new replica: it does not hang
     assert answer.status_code in (200, 500, 503)
-    again = wait_for(lambda: (found := healthy(url)) and found["process"] != first and found, 90, "a new replica")
+    again = wait_for(lambda: (found := healthy(url)) and found["process"] != first and found, 400, "a new replica")
     assert not psutil.pid_exists(first) or psutil.Process(first).status() == psutil.STATUS_ZOMBIE
     assert again["process"] != first
     np.testing.assert_allclose(picture(ask(url, steps=5)), expected, atol=1)
@@ -162,10 +162,10 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing_behind(command, nu
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     process.send_signal(number)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=240)
     assert process.returncode == 0, rest
     assert [line.split(maxsplit=1) for line in rest.splitlines()] == [["serve", "stopping"], ["serve", "stopped"]]
-    _, alive = psutil.wait_procs(children, timeout=15)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     with pytest.raises(httpx.ConnectError):
         httpx.get(url + "/healthz")
@@ -180,7 +180,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(untrained_checkpoint, tmp_pa
     tensors["of_another_model"] = tensors.pop(sorted(tensors)[0])
     save_file(tensors, tmp_path / "adapters.safetensors")
     words = [sys.executable, "-m", "jobs.serve", "--checkpoint", str(tmp_path), "--port", str(free_port())]
-    found = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    found = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=1200)
     assert found.returncode == 2
     (line,) = (line for line in found.stderr.splitlines() if line.startswith("error:"))
     assert "of_another_model" in line

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from training_data import write_dataset
 
 STEPS = 40
-PATIENCE = 400  # [s] for one training on a busy machine
+PATIENCE = 1200  # [s] for one training on a busy machine
 MARK = "FLEXIP_TEST_MARK"
 
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from flexip.checkpoint import CheckpointError, load_checkpoint, load_training_state, save_checkpoint
-from flexip.encoders import load_pipeline
+from flexip.encoders import load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.sampler import Request, sample
 from flexip.training import new_state
@@ -98,7 +98,7 @@ def test_damaged_checkpoints_say_what_is_wrong(copied, damage, message):
 
 def test_training_state_comes_back_whole(pocket_encoders, tmp_path):
     def fresh():
-        unet = load_pipeline().unet
+        unet = load_unet()
         model = FlexIP(unet, adapter_config(unet, pocket_encoders.shapes, queries=2, depth=1, heads=2, dim_head=16))
         return new_state(model, learning_rate=1e-3, weight_decay=0.01)
 

@@ -30,7 +30,7 @@ def client(untrained_checkpoint) -> Iterator[httpx.Client]:
     config = ServeConfig(
         checkpoint=untrained_checkpoint, port=free_port(), limits=LIMITS, batch_rows=6, ray=RayConfig(num_cpus=2)
     )
-    with serving(config) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serving(config) as url, httpx.Client(base_url=url, timeout=300) as client:
         yield client
 
 

@@ -5,14 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from torch import nn
 
 from flexip.images import decode_image
+from flexip.pocket.face import LANDMARKS
+from flexip.pocket.face_nets import IdentityNet, LandmarkNet
 from flexip.pocket.models import build_clip, build_dino, build_text_encoder, build_unet, build_vae, total_bytes
-from flexip.pocket.oracle import ORACLES, read
+from flexip.pocket.oracle import ORACLES, build_oracle, read
 from flexip.pocket.pretrain import Average, Budget, Workshop, train
-from flexip.pocket.pretrain_data import load_renders, pick_captions
-from flexip.pocket.pretrain_dino import balanced, crop_square
+from flexip.pocket.pretrain_data import crop_matrix, load_renders, pick_captions, warp
+from flexip.pocket.pretrain_dino import Heads, balanced, distil, draw_same
+from flexip.pocket.pretrain_faces import draw_faces
 from flexip.pocket.pretrain_oracle import load_oracle
 from flexip.pocket.tokens import build_tokenizer
 from jobs.console import UserError
@@ -28,6 +32,10 @@ def test_renders_come_in_pairs_of_one_identity_and_are_read_again(tmp_path: Path
     assert first.images.shape == (8, 64, 64, 3)
     assert [c["short"] for c in first.captions[0::2]] == [c["short"] for c in first.captions[1::2]]
     assert not np.array_equal(first.images[0], first.images[1])
+    for box, landmarks in zip(first.boxes, first.landmarks, strict=True):
+        x, y, seen = landmarks.T
+        inside = (x > box[0] - 1) & (x < box[2] + 1) & (y > box[1] - 1) & (y < box[3] + 1)
+        assert inside[seen > 0].all()  # both are the foremost creature's
     words = pick_captions(first, np.arange(8), np.random.default_rng(0))
     assert all(word in first.captions[row].values() for row, word in enumerate(words))
 
@@ -69,14 +77,51 @@ def test_sinkhorn_uses_every_prototype() -> None:
 def test_a_crop_holds_the_box() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     image[20:30, 34:44] = 255
-    crop = crop_square(image, np.array([34, 20, 44, 30], np.float32), 1.0, (0.0, 0.0))
+    crop = warp(image, crop_matrix(np.array([34, 20, 44, 30], np.float32), 1.0, (0.0, 0.0)))
     assert crop.shape == (64, 64, 3)
     assert crop[4:-4, 4:-4].min() > 200
+
+
+def test_landmarks_move_with_the_crop(tmp_path: Path) -> None:
+    renders = load_renders(tmp_path, 8, seed=0)
+    rows = np.arange(8)
+    crops, landmarks = draw_faces(renders, rows, np.random.default_rng(0))
+    eyes = landmarks[:, list(LANDMARKS).index("left eye")]
+    before = renders.landmarks[:, list(LANDMARKS).index("left eye")]
+    for row in rows:
+        x, y = np.rint(eyes[row, :2] * 64 - 0.5).astype(int)
+        if eyes[row, 2] and 2 <= x < 62 and 2 <= y < 62 and renders.boxes[row, 2] - renders.boxes[row, 0] > 20:
+            there = renders.images[row][round(before[row, 1]), round(before[row, 0])].astype(int)
+            here = crops[row, y - 2 : y + 3, x - 2 : x + 3].astype(int)
+            assert np.abs(here - there).sum(axis=2).min() < 120
+
+
+def test_two_views_of_one_creature_differ_in_scene_pose_and_expression_alone() -> None:
+    left, right = draw_same(6, seed=0, split="val")
+    assert left.shape == right.shape == (6, 64, 64, 3)
+    assert all(not np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+    colours = [np.stack([view[24:40, 24:40].mean(axis=(0, 1)) for view in side]) for side in (left, right)]
+    own = np.linalg.norm(colours[0] - colours[1], axis=1).mean()
+    others = np.linalg.norm(colours[0] - np.roll(colours[1], 1, axis=0), axis=1).mean()
+    assert own < 0.7 * others
+
+
+def test_each_view_has_to_find_the_other_and_not_itself() -> None:
+    """With a perfect encoder the picture's loss is next to nothing; with one that mixes creatures up it is not."""
+    torch.manual_seed(0)
+    student, head = build_dino(), Heads()
+    creatures = torch.rand(4, 3, 64, 64) * 2 - 1
+    mask = torch.zeros(8, 64, dtype=torch.bool)
+    mask[:, 0] = True
+    same = distil(student, head, student, head, torch.cat([creatures, creatures]), mask)
+    mixed = distil(student, head, student, head, torch.cat([creatures, creatures.roll(1, 0)]), mask)
+    assert same < mixed
 
 
 def test_the_models_fit_the_limit_before_any_training() -> None:
     tokens = build_tokenizer()
     models = [build_vae(), build_unet(), build_text_encoder(tokens), build_clip(len(tokens)), build_dino()]
+    models += [build_oracle(name) for name in ORACLES] + [LandmarkNet(), IdentityNet()]
     assert 2 * sum(p.numel() for model in models for p in model.parameters()) < 23_900_000
 
 
@@ -93,10 +138,11 @@ def test_all_stages_run_from_nothing_and_export_a_folder_that_loads(tmp_path: Pa
         clip=tiny,
         dino=tiny,
         oracles=tiny,
+        faces=tiny,
         unet=tiny,
     )
     result = run(config)
-    assert set(result.figures) == {"vae", "clip", "dino", "residual", "mixer", "unet"}
+    assert set(result.figures) == {"vae", "clip", "dino", "residual", "mixer", "faces", "unet"}
     assert result.figures["vae"]["scaling_factor"] > 0
     assert result.weight_bytes == total_bytes(tmp_path / "weights") < 24_000_000
     readings = [read(load_oracle(tmp_path / "weights", name), torch.zeros(1, 3, 64, 64)) for name in ORACLES]
@@ -107,7 +153,19 @@ def test_all_stages_run_from_nothing_and_export_a_folder_that_loads(tmp_path: Pa
     pipe.set_progress_bar_config(disable=True)
     images, _ = pipe("a creature", num_inference_steps=1, output_type="np", return_dict=False)
     assert np.shape(images) == (1, 64, 64, 3)
+    check_tracking(tmp_path / "work", result.figures)
     check_card(tmp_path)
+
+
+def check_tracking(directory: Path, figures: dict[str, dict[str, float]]) -> None:
+    """Each stage is a finished MLflow run that holds its figures."""
+    client = MlflowClient(f"sqlite:///{directory / 'mlflow.db'}")
+    ids = [experiment.experiment_id for experiment in client.search_experiments(filter_string="name = 'pocket'")]
+    runs = {run.info.run_name: run for run in client.search_runs(ids)}
+    assert set(runs) == {"vae", "clip", "dino", "oracles", "faces", "unet"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs["vae"].data.metrics["vae/psnr"] == pytest.approx(figures["vae"]["psnr"])
+    assert runs["oracles"].data.metrics["mixer/scene"] == pytest.approx(figures["mixer"]["scene"])
 
 
 def check_card(root: Path) -> None:

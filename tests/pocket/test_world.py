@@ -4,9 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import reference_frames
+from scipy.spatial import KDTree
 
+from flexip.images import decode_image
 from flexip.pocket.captions import LENGTHS, caption
-from flexip.pocket.face import EXPRESSIONS, POSES
+from flexip.pocket.face import EXPRESSIONS, LANDMARKS, POSES
 from flexip.pocket.identity import Identity, identity, random_identity, sample_identity, split_of
 from flexip.pocket.props import ACCESSORIES, ACTIONS
 from flexip.pocket.scenes import SCENES
@@ -20,6 +23,12 @@ def test_a_seed_gives_one_picture() -> None:
     assert np.array_equal(first.image, again.image)
     assert first.captions == again.captions
     assert not np.array_equal(first.image, other.image)
+
+
+def test_committed_frames_are_drawn_again_on_every_machine() -> None:
+    known = decode_image(reference_frames.FILE.read_bytes()).astype(int)
+    differences = np.abs(reference_frames.draw_sheet() - known).max(axis=2)
+    assert (differences <= 2).mean() >= 0.999
 
 
 @pytest.mark.parametrize("size", [64, 128, (96, 160)])
@@ -50,7 +59,7 @@ def test_landmarks_lie_on_the_creature_and_follow_the_pose() -> None:
         seen = frame.landmarks[0][frame.landmarks[0][:, 2] > 0]
         assert frame.pose == (pose,)
         assert all(frame.masks[0][round(y), round(x)] for x, y, _ in seen)
-        eyes[pose] = frame.landmarks[0][3, 0]
+        eyes[pose] = frame.landmarks[0][list(LANDMARKS).index("mouth top"), 0]
     assert list(eyes.values()) == sorted(eyes.values())
 
 
@@ -106,6 +115,23 @@ def test_identities_of_the_splits_are_disjoint() -> None:
     assert len({who.key for members in people.values() for who in members}) == 600
     shares = np.unique([split_of(random_identity(rng)) for _ in range(2000)], return_counts=True)
     assert dict(zip(*map(list, shares), strict=True))["train"] / 2000 == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_test_identity_is_no_nearer_to_training_ones_than_chance_has_it() -> None:
+    """Against a control: how near other training identities are to them, which share no picture with them either."""
+    train = KDTree([identity("train", k).vector() for k in range(3000)])
+    test = train.query([identity("test", k).vector() for k in range(300)])[0]
+    control = train.query([identity("train", 3000 + k).vector() for k in range(300)])[0]
+    assert test.min() >= np.sqrt(2)  # they differ in a named attribute at least: two entries of the vector
+    assert test.mean() > control.mean() - 0.02
+    assert (test < 1.6).mean() <= (control < 1.6).mean() + 0.03
+
+
+def test_similar_identities_exist() -> None:
+    """Among a few thousand strangers most have a near double: one named attribute differs, or none."""
+    people = np.stack([identity("train", k).vector() for k in range(3000)])
+    named = KDTree(people[:, :-7]).query(people[:100, :-7], k=2)[0][:, 1]
+    assert (named <= 2 + 1e-6).mean() > 0.5  # two attributes of seven at most
 
 
 def test_identity_of_an_index_is_fixed_and_its_vector_finite() -> None:
