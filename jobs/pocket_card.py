@@ -11,6 +11,7 @@ from pydantic import Field
 
 from flexip.images import encode_png
 from flexip.pocket import weights_path
+from flexip.pocket.face_nets import FACE_NETS, face_net_path
 from flexip.pocket.models import total_bytes
 from flexip.pocket.oracle import ORACLES
 from flexip.pocket.pretrain_data import load_renders
@@ -24,6 +25,7 @@ from flexip.pocket.quality import (
     load_judges,
     load_pipe,
     measure_encoders,
+    measure_faces,
     measure_image_to_image,
     measure_oracles,
     measure_prompts,
@@ -57,12 +59,15 @@ def run(config: CardConfig) -> list[Figure]:
     """Measures everything, writes card and grid, and returns the figures.
 
     Raises:
-        UserError: the card has no place for figures, or there are no oracles.
+        UserError: the card has no place for figures, or models are missing.
     """
     _split_card(config.card)
-    missing = [name for name in ORACLES if not oracle_path(config.weights, name).is_file()]
-    if missing:
-        raise UserError(f"weights = {config.weights}: no oracle {missing[0]}; train it with --stages oracles")
+    for stage, paths in {
+        "oracles": [oracle_path(config.weights, name) for name in ORACLES],
+        "faces": [face_net_path(config.weights, name) for name in FACE_NETS],
+    }.items():
+        if missing := [path for path in paths if not path.is_file()]:
+            raise UserError(f"weights = {config.weights}: no {missing[0].name}; train it with --stages {stage}")
     torch.set_num_threads(config.threads)
     held, renders = (
         draw_held_out(config.prompts, config.seed),
@@ -72,6 +77,7 @@ def run(config: CardConfig) -> list[Figure]:
     figures = measure_oracles(judges, held)
     figures += measure_vae(pipe, judges, held, renders)
     figures += measure_encoders(config.weights, pipe, renders, config.seed)
+    figures += measure_faces(config.weights, renders, config.seed)
     with progress(-(-config.prompts // 25) + len(STRENGTHS), "draw", "batch") as bar:
         drawn = draw_prompts(pipe, held.captions, steps=config.steps, seed=config.seed, tick=bar.update)
         figures += measure_prompts(judges, drawn, held)

@@ -4,7 +4,7 @@ They are the pocket world's stand-ins for a face library's landmark and identity
 """
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch.nn import functional
 from flexip.pocket.face import LANDMARKS
 
 FaceNetName = Literal["landmarks", "identity"]
+FACE_NETS: tuple[FaceNetName, ...] = get_args(FaceNetName)
 EMBEDDING = 64  # numbers of an identity
 _WIDTH, _PATCH = 88, 4
 

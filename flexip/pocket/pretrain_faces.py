@@ -5,19 +5,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexip.pocket.face_nets import FaceNetName, build_face_net, save_face_net
+from flexip.pocket.face_nets import FACE_NETS, FaceNetName, build_face_net, save_face_net
 from flexip.pocket.models import RESOLUTION
 from flexip.pocket.pretrain import Average, Budget, Workshop, on_device, train
 from flexip.pocket.pretrain_data import Renders, crop_matrix, random_crops, to_tensor, warp
 from flexip.pocket.pretrain_dino import draw_same, same_identity
 
-_FACE_NETS: tuple[FaceNetName, ...] = ("landmarks", "identity")
 _TEMPERATURE = 0.1
 
 
 def train_faces(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
     """Trains and exports both nets; returns `landmark_error` [px of a 64 px crop], `same_face` and `steps`."""
-    landmarks, identity = (_train(shop, budget, renders, name) for name in _FACE_NETS)
+    landmarks, identity = (_train(shop, budget, renders, name) for name in FACE_NETS)
     views = draw_same(min(256, len(held_out)), shop.seed, "val")
     return {
         "landmark_error": landmark_error(landmarks, held_out),
@@ -72,7 +71,7 @@ def landmark_error(net: nn.Module, renders: Renders, scale: float = 1.1) -> floa
 
 def _train(shop: Workshop, budget: Budget, renders: Renders, name: FaceNetName) -> nn.Module:
     """One net, exported; the averaged weights."""
-    number = 20 + _FACE_NETS.index(name)
+    number = 20 + FACE_NETS.index(name)
     torch.manual_seed(shop.seed + number)
     net = on_device(build_face_net(name).train(), shop.device)
     average = Average(net, 0.998)

@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Dinov2Model
 
+from flexip.pocket.face_nets import load_face_net
 from flexip.pocket.models import RESOLUTION, build_clip
 from flexip.pocket.oracle import ATTRIBUTES, ORACLES, Reading, read, truth_of, visible
 from flexip.pocket.pretrain_clip import retrieval
 from flexip.pocket.pretrain_data import Renders, to_tensor
 from flexip.pocket.pretrain_dino import draw_same, same_identity
+from flexip.pocket.pretrain_faces import landmark_error
 from flexip.pocket.pretrain_oracle import load_oracle
 from flexip.pocket.pretrain_vae import psnr
 from flexip.pocket.world import Frame, Picture, random_picture, render
@@ -32,7 +34,7 @@ class Figure:
 
     what: str
     value: float
-    unit: str  # "%" or "dB"
+    unit: str  # "%", "dB" or "px"
     least: float | None = None  # what is asked for
 
 
@@ -114,6 +116,16 @@ def measure_encoders(weights: Path, pipe: StableDiffusionPipeline, renders: Rend
         Figure("OpenCLIP: right caption among 64", 100 * captions, "%", 90.0),
         Figure("DINO: same identity among 256", 100 * same_identity(lambda x: dino(x).pooler_output, views), "%", 90.0),
         Figure("OpenCLIP: same identity among 256", 100 * same_identity(clip.encode_image, views), "%"),
+    ]
+
+
+def measure_faces(weights: Path, renders: Renders, seed: int) -> list[Figure]:
+    """The nets that DynamicID looks at faces with."""
+    identity, landmarks = load_face_net(weights, "identity"), load_face_net(weights, "landmarks")
+    same = same_identity(lambda x: identity(x), draw_same(256, seed, "test"))
+    return [
+        Figure("face identity: same among 256", 100 * same, "%"),
+        Figure("face landmarks: mean error in 64 px crops", landmark_error(landmarks, renders), "px"),
     ]
 
 
