@@ -1,8 +1,8 @@
 """The checkpoint: one directory for resume, inference and serving.
 
-adapters.safetensors         the trained parameters by name, with a modelspec header
+adapters.safetensors         the trained parameters by name (their average, if there is one), with a modelspec header
 config.json                  architecture, encoder names and fingerprints, the training configuration
-training_state.safetensors   optimiser moments and step, only for resume
+training_state.safetensors   optimiser moments and step, and the parameters beside their average; only for resume
 """
 
 import dataclasses
@@ -54,10 +54,11 @@ def save_checkpoint(
         "modelspec.architecture": "stable-diffusion-v1/flexip",
         "modelspec.implementation": "flexip",
     }
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.trainable().items()}
+    averaged = state.average if state else {}
+    weights = {name: p.detach().cpu().contiguous() for name, p in (averaged or model.trainable()).items()}
     save_file(weights, directory / WEIGHTS, metadata=header)
     if state is not None:
-        save_file(_optimizer_tensors(state), directory / STATE, metadata={"step": str(state.step)})
+        save_file(_state_tensors(state), directory / STATE, metadata={"step": str(state.step)})
     config = {
         "format": FORMAT,
         "architecture": dataclasses.asdict(model.config),
@@ -184,12 +185,26 @@ def load_training_state(state: TrainState, directory: Path | str) -> None:
         }
         if entry:
             moments[index] = entry
+    if state.average:
+        _load_average(state, tensors, path)
     stored = state.optimizer.state_dict()
     state.optimizer.load_state_dict({"state": moments, "param_groups": stored["param_groups"]})
 
 
-def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
-    return {
+@torch.no_grad()
+def _load_average(state: TrainState, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """The model holds the average so far: put that in its place, and the parameters themselves into the model."""
+    for name, parameter in state.model.trainable().items():
+        if f"parameter.{name}" not in tensors:
+            raise CheckpointError(f"checkpoint {path}: no parameters beside their average; it was trained without one")
+        state.average[name].copy_(parameter)
+        parameter.copy_(tensors[f"parameter.{name}"])
+
+
+def _state_tensors(state: TrainState) -> dict[str, Tensor]:
+    parameters = state.model.trainable() if state.average else {}
+    kept = {f"parameter.{name}": p.detach().cpu().contiguous() for name, p in parameters.items()}
+    return kept | {
         f"{key}.{name}": value.detach().cpu().contiguous()
         for name, parameter in state.model.trainable().items()
         for key, value in state.optimizer.state.get(parameter, {}).items()

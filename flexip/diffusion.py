@@ -56,6 +56,15 @@ def denoising_loss(prediction: Latents, truth: Latents) -> Float[Tensor, " B"]:
     return (prediction.float() - truth.float()).square().mean(dim=(1, 2, 3))
 
 
+def min_snr_weight(alpha_bar: Float[Tensor, " B"], limit: float, kind: PredictionType) -> Float[Tensor, " B"]:
+    """Weight of a row's loss: min(SNR, limit) over what the prediction type already weighs it by.
+
+    Hang et al. 2023, section 3.4: SNR for epsilon, SNR + 1 for v. An infinite limit leaves epsilon's loss as it is.
+    """
+    ratio = alpha_bar / (1 - alpha_bar)
+    return ratio.clamp(max=limit) / (ratio if kind == "epsilon" else ratio + 1)
+
+
 def guide(unconditional: Latents, conditional: Latents, scale: Float[Tensor, " B"]) -> Latents:
     """Classifier-free guidance, each row with its own scale: u + s (c - u)."""
     return unconditional + scale[:, None, None, None] * (conditional - unconditional)

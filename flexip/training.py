@@ -1,7 +1,7 @@
 """One training step and everything it needs to be repeated exactly. Knows no launcher."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from flexip.diffusion import (
     alphas_bar,
     denoising_loss,
     dropped_conditions,
+    min_snr_weight,
     sample_posterior,
     target,
 )
@@ -57,6 +58,7 @@ class Batch:
     timesteps: Int[Tensor, " B"]
     keep: Bool[Tensor, " B"]  # False where the image was dropped
     gate: Gate
+    weight: Float[Tensor, " B"]  # of the row's loss
 
 
 @dataclass
@@ -66,6 +68,8 @@ class TrainState:
     model: FlexIP
     optimizer: torch.optim.Optimizer
     step: int = 0
+    ema: float = 0.0  # largest decay of the average; 0 keeps none
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the trainable parameters, by name; empty without
 
 
 def build_batch(
@@ -76,11 +80,15 @@ def build_batch(
     row_seeds: np.ndarray,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    min_snr: float | None = None,
 ) -> Batch:
     """Turn feature columns ("clip", "dino", "text", "vae") into a batch.
 
     Every draw of a row comes from its own `row_seeds` entry (see `batch_rows`), so that a row is noised, timed and
     dropped alike whichever worker it is dealt to.
+
+    Args:
+        min_snr: limit of `min_snr_weight`; None weighs all rows alike.
 
     Raises:
         KeyError: a feature family is missing. ValueError: gamma outside 0..1.
@@ -105,7 +113,14 @@ def build_batch(
         timesteps=timesteps,
         keep=~lose_image,
         gate=Gate.dial(gamma, rows),
+        weight=torch.ones_like(abar) if min_snr is None else min_snr_weight(abar, min_snr, noising.prediction_type),
     )
+
+
+def draw_gamma(bounds: tuple[float, float], row_seed: int) -> float:
+    """A row's gamma, uniform between the bounds of its dataset; equal bounds are a constant."""
+    low, high = bounds
+    return low + (high - low) * float(np.random.default_rng([row_seed, 1]).random())
 
 
 def _row_draws(seed: int, shape: tuple[int, ...], steps: int, drops: Drops) -> tuple[Tensor, ...]:
@@ -118,9 +133,9 @@ def _row_draws(seed: int, shape: tuple[int, ...], steps: int, drops: Drops) -> t
 
 
 def batch_loss(model: Any, batch: Batch) -> Float[Tensor, " B"]:
-    """Denoising loss of each row; `model` is a FlexIP or its DDP wrapper."""
+    """Weighted denoising loss of each row; `model` is a FlexIP or its DDP wrapper."""
     prediction = model(batch.noisy, batch.timesteps, batch.text, batch.cls, batch.patches, batch.gate, batch.keep)
-    return denoising_loss(prediction, batch.truth)
+    return denoising_loss(prediction, batch.truth) * batch.weight
 
 
 def train_step(state: TrainState, batch: Batch, grad_clip: float = 1.0, wrapped: Any = None) -> Float[Tensor, ""]:
@@ -135,13 +150,24 @@ def train_step(state: TrainState, batch: Batch, grad_clip: float = 1.0, wrapped:
     torch.nn.utils.clip_grad_norm_(list(state.model.trainable().values()), grad_clip)
     state.optimizer.step()
     state.step += 1
+    update_average(state.average, state.model.trainable(), state.ema, state.step)
     return loss.detach()
 
 
-def new_state(model: FlexIP, learning_rate: float, weight_decay: float) -> TrainState:
-    """AdamW over the trainable parameters alone."""
+@torch.no_grad()
+def update_average(average: Mapping[str, Tensor], parameters: Mapping[str, Tensor], limit: float, step: int) -> None:
+    """average <- d average + (1 - d) parameters, in place; d rises with the step from 2/11 up to `limit`."""
+    if not average:
+        return
+    decay = min(limit, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.values()), [parameters[name] for name in average], 1 - decay)
+
+
+def new_state(model: FlexIP, learning_rate: float, weight_decay: float, ema: float = 0.0) -> TrainState:
+    """AdamW over the trainable parameters alone, and their average when `ema` is above 0."""
     optimizer = torch.optim.AdamW(model.trainable().values(), lr=learning_rate, weight_decay=weight_decay)
-    return TrainState(model, optimizer)
+    average = {name: p.detach().clone() for name, p in model.trainable().items()} if ema else {}
+    return TrainState(model, optimizer, ema=ema, average=average)
 
 
 def load_noising(encoders: Encoders, scheduler_config: Mapping[str, Any]) -> Noising:

@@ -1,10 +1,11 @@
 """What can be set in a training."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from flexip.rows import DatasetName
 from jobs.config import JobConfig, MLflowConfig, ModelsConfig, RayConfig, Section
 
 
@@ -19,9 +20,33 @@ class AdapterSizes(Section):
     )
 
 
+Weight = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[
+    list[Weight],
+    Field(min_length=1, max_length=2),
+    BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value),
+]
+
+
 class GateByDataset(Section):
-    invariant: float = Field(default=0.7, ge=0, le=1, description="gamma of a row whose pair shows the same moment")
-    variant: float = Field(default=0.3, ge=0, le=1, description="gamma of a row whose pair shows two moments")
+    invariant: Range = Field(
+        default=[0.7], description="gamma of a row whose pair shows the same moment; two numbers: drawn between them"
+    )
+    variant: Range = Field(
+        default=[0.3], description="gamma of a row whose pair shows two moments; two numbers: drawn between them"
+    )
+
+    @field_validator("invariant", "variant")
+    @classmethod
+    def _rising(cls, value: list[float]) -> list[float]:
+        if value[0] > value[-1]:
+            raise ValueError("the lower end of a range comes first")
+        return value
+
+    def bounds(self, dataset: DatasetName) -> tuple[float, float]:
+        """The ends of a dataset's range; equal for a constant."""
+        ends = getattr(self, dataset)
+        return ends[0], ends[-1]
 
 
 class DropConfig(Section):
@@ -45,6 +70,10 @@ class OptimizerConfig(Section):
     warmup: int = Field(default=0, ge=0, description="steps in which the learning rate rises linearly to its peak")
     weight_decay: float = Field(default=0.01, ge=0, description="of AdamW")
     grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(
+        default=0.999, ge=0, lt=1, description="decay of the moving average that checkpoints hold; 0: no average"
+    )
+    min_snr: float | None = Field(default=None, gt=0, description="Min-SNR loss weight's limit, e.g. 5; none: off")
 
 
 class Mixture(Section):

@@ -28,7 +28,18 @@ from flexip.checkpoint import load_training_state, save_checkpoint
 from flexip.encoders import EncoderNames, load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.rows import DATASETS, DatasetName
-from flexip.training import Batch, BatchRow, Drops, Noising, TrainState, batch_rows, build_batch, new_state, train_step
+from flexip.training import (
+    Batch,
+    BatchRow,
+    Drops,
+    Noising,
+    TrainState,
+    batch_rows,
+    build_batch,
+    draw_gamma,
+    new_state,
+    train_step,
+)
 from jobs.console import UserError
 from jobs.tracking import history, log_steps, open_client
 from jobs.training.config import TrainConfig
@@ -83,7 +94,8 @@ def _prepare(job: Assignment, device: str) -> tuple[TrainState, Any]:
         torch.manual_seed(config.seed)
         model = FlexIP(unet, adapter_config(unet, job.shapes, **config.adapter.model_dump()))
     wrapped = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
-    state = new_state(model, config.optimizer.learning_rate, config.optimizer.weight_decay)
+    settings = config.optimizer
+    state = new_state(model, settings.learning_rate, settings.weight_decay, settings.ema)
     newest = ray.train.get_checkpoint()
     if newest is not None:
         with newest.as_directory() as folder:
@@ -112,11 +124,11 @@ def _batch(job: Assignment, dataset: PairDataset, step: int, rank: int, world: i
     rows = batch_rows(config.seed, step, config.batch_size, job.sizes, config.mixture.model_dump())
     share = config.batch_size // world
     rows = rows[rank * share : (rank + 1) * share]
-    gammas = config.gate.model_dump()
-    gamma = torch.tensor([gammas[row.dataset] for row in rows])
+    gamma = torch.tensor([draw_gamma(config.gate.bounds(row.dataset), row.seed) for row in rows])
     seeds = np.array([row.seed for row in rows])
     drops = Drops(**config.drops.model_dump())
-    return build_batch(read_features(dataset, rows), gamma, drops, job.noising, seeds, device)
+    columns = read_features(dataset, rows)
+    return build_batch(columns, gamma, drops, job.noising, seeds, device, min_snr=config.optimizer.min_snr)
 
 
 def read_features(dataset: PairDataset, rows: Sequence[BatchRow]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from flexip.checkpoint import CheckpointError, load_checkpoint, load_training_st
 from flexip.encoders import load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.sampler import Request, sample
-from flexip.training import new_state
+from flexip.training import new_state, update_average
 
 
 @pytest.fixture
@@ -96,20 +96,24 @@ def test_damaged_checkpoints_say_what_is_wrong(copied, damage, message):
         load_checkpoint(copied)
 
 
-def test_training_state_comes_back_whole(pocket_encoders, tmp_path):
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_training_state_comes_back_whole(pocket_encoders, tmp_path, ema):
     def fresh():
         unet = load_unet()
         model = FlexIP(unet, adapter_config(unet, pocket_encoders.shapes, queries=2, depth=1, heads=2, dim_head=16))
-        return new_state(model, learning_rate=1e-3, weight_decay=0.01)
+        return new_state(model, learning_rate=1e-3, weight_decay=0.01, ema=ema)
 
     state = fresh()
     for parameter in state.model.trainable().values():
         parameter.grad = torch.randn_like(parameter)
     state.optimizer.step()
+    update_average(state.average, state.model.trainable(), ema, 17)
     state.step = 17
     save_checkpoint(
         tmp_path, state.model, names=pocket_encoders.names, fingerprints=pocket_encoders.fingerprints, state=state
     )
+    stored = load_file(tmp_path / "adapters.safetensors")
+    assert all(torch.equal(stored[name], value) for name, value in (state.average or state.model.trainable()).items())
     restored = fresh()
     load_training_state(restored, tmp_path)
     assert restored.step == 17
@@ -117,6 +121,8 @@ def test_training_state_comes_back_whole(pocket_encoders, tmp_path):
         assert torch.equal(ours, theirs), name
         for key, value in state.optimizer.state[theirs].items():
             assert torch.equal(restored.optimizer.state[ours][key], value), (name, key)
+    assert restored.average.keys() == state.average.keys()
+    assert all(torch.equal(restored.average[name], value) for name, value in state.average.items())
 
 
 def test_a_checkpoint_for_inference_cannot_resume(untrained_checkpoint, pocket_encoders):

@@ -1,11 +1,23 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from flexip.adapters import AdapterConfig
-from flexip.diffusion import add_noise, ddim_step, dropped_conditions, sample_posterior, target
+from flexip.diffusion import add_noise, ddim_step, dropped_conditions, min_snr_weight, sample_posterior, target
 from flexip.model import FlexIP
-from flexip.training import Drops, Noising, batch_loss, batch_rows, build_batch, new_state, train_step
+from flexip.training import (
+    Drops,
+    Noising,
+    batch_loss,
+    batch_rows,
+    build_batch,
+    draw_gamma,
+    new_state,
+    train_step,
+    update_average,
+)
 
 SIZES = {"invariant": 7, "variant": 5}
 EVEN = {"invariant": 0.5, "variant": 0.5}
@@ -108,6 +120,38 @@ def test_training_lowers_the_loss_on_its_batch_and_leaves_the_unet(model, column
     assert state.step == 60
     assert loss.item() < 0.8 * first
     assert all(torch.equal(p, frozen[name]) for name, p in model.unet.state_dict().items())
+
+
+def test_the_average_follows_the_parameters_and_ends_where_they_rest(model, columns, noising):
+    batch = build_batch(columns, torch.full((4,), 0.5), Drops(0, 0, 0), noising, np.arange(4))
+    state = new_state(model, learning_rate=3e-3, weight_decay=0.0, ema=0.9)
+    start = {name: p.clone() for name, p in state.average.items()}
+    for _ in range(5):
+        train_step(state, batch)
+    name, parameter = next(iter(model.trainable().items()))
+    way = (state.average[name] - start[name]).norm() / (parameter - start[name]).norm()
+    assert 0.2 < way < 1  # it moved, and lags
+    for step in range(200):
+        update_average(state.average, model.trainable(), 0.9, step)
+    torch.testing.assert_close(state.average[name], parameter.detach(), atol=1e-6, rtol=0)
+
+
+def test_gamma_is_drawn_from_its_range_by_the_row_alone():
+    drawn = np.array([draw_gamma((0.2, 0.6), seed) for seed in range(500)])
+    assert 0.2 <= drawn.min() < 0.22
+    assert 0.58 < drawn.max() <= 0.6
+    assert draw_gamma((0.2, 0.6), 7) == drawn[7]
+    assert draw_gamma((0.7, 0.7), 7) == 0.7
+
+
+def test_min_snr_weighs_clean_rows_down_and_noisy_ones_not(columns, noising):
+    build = partial(build_batch, columns, torch.full((4,), 0.5), Drops(0, 0, 0), noising, np.arange(4))
+    plain, weighed = build(), build(min_snr=5.0)
+    ratio = noising.alphas_cumprod[plain.timesteps] / (1 - noising.alphas_cumprod[plain.timesteps])
+    assert torch.equal(plain.weight, torch.ones(4))
+    torch.testing.assert_close(weighed.weight, 5 / ratio.clamp(min=5))
+    v = min_snr_weight(torch.tensor([0.5, 0.9]), 5.0, "v_prediction")
+    torch.testing.assert_close(v, torch.tensor([1 / 2, 5 / 10]))  # SNR 1 and 9
 
 
 def test_the_loss_of_a_row_depends_on_its_own_gamma(model, columns, noising):

@@ -92,7 +92,7 @@ def test_wrong_values_name_their_place_the_value_and_what_would_be_right(train_y
 
 def test_gamma_outside_zero_and_one_is_refused():
     [line] = problems([*NEEDED, "--gate.variant", "1.2"])
-    assert line == "--gate.variant = '1.2': input should be less than or equal to 1"
+    assert line == "--gate.variant = 1.2: input should be less than or equal to 1"
 
 
 @pytest.mark.parametrize(
