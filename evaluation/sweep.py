@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 
 from evaluation import metrics
 from flexip.encoders import Encoders
-from flexip.sampler import Engine, Request, sample
+from flexip.request import Request
+from flexip.sampler import Engine, sample
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """The two adapters of FlexIP (section 3, Fig. 3): features of the reference to tokens in the UNet's context width."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flexip.resampler import Resampler
 
 Gating = Literal["branch", "token"]
+Merging = Literal["average", "concatenate"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class SubjectTokens:
 
     preservation: Float[Tensor, "B K D"]
     personalization: Float[Tensor, "B L D"]
+    present: Bool[Tensor, "B K"] | None = None  # which of P's tokens count, where rows have different numbers of them
+
+    def select(self, rows: Tensor) -> "SubjectTokens":
+        """The given rows, in that order; rows may repeat."""
+        present = None if self.present is None else self.present[rows]
+        return SubjectTokens(self.preservation[rows], self.personalization[rows], present)
+
+    def zeros(self) -> "SubjectTokens":
+        """As many zero tokens, which leave the base model's output alone."""
+        return SubjectTokens(torch.zeros_like(self.preservation), torch.zeros_like(self.personalization), self.present)
 
 
 class PreservationAdapter(nn.Module):
@@ -88,3 +100,40 @@ class Adapters(nn.Module):
     ) -> SubjectTokens:
         c = self.cls_expansion(cls)
         return SubjectTokens(self.preservation(patches, c), self.personalization(text, c))
+
+
+def join_tokens(first: SubjectTokens, second: SubjectTokens) -> SubjectTokens:
+    """The rows of both, which have as many tokens."""
+    present = None
+    if first.present is not None and second.present is not None:
+        present = torch.cat([first.present, second.present])
+    return SubjectTokens(
+        torch.cat([first.preservation, second.preservation]),
+        torch.cat([first.personalization, second.personalization]),
+        present,
+    )
+
+
+def merge_references(tokens: SubjectTokens, owners: Sequence[Sequence[int]], how: Sequence[Merging]) -> SubjectTokens:
+    """Tokens of each row from those of its references: their mean, or P of all of them side by side.
+
+    S has one token for each of the text's, so that it is averaged either way. A row without references has zero tokens.
+
+    Args:
+        tokens: one row a reference. owners: for each row of the result, its rows of `tokens`. how: for each row.
+    """
+    p, s = tokens.preservation, tokens.personalization
+    parts = [
+        p[list(own)].flatten(0, 1) if way == "concatenate" and own else _mean(p, own)
+        for own, way in zip(owners, how, strict=True)
+    ]
+    longest = max(len(part) for part in parts)
+    padded = torch.stack([torch.nn.functional.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
+    counts = torch.tensor([len(part) for part in parts], device=p.device)
+    present = torch.arange(longest, device=p.device) < counts[:, None]
+    personalization = torch.stack([_mean(s, own) for own in owners])
+    return SubjectTokens(padded, personalization, None if bool(present.all()) else present)
+
+
+def _mean(tokens: Float[Tensor, "R K D"], rows: Sequence[int]) -> Float[Tensor, "K D"]:
+    return tokens[list(rows)].mean(dim=0) if rows else torch.zeros_like(tokens[0])

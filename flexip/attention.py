@@ -3,6 +3,8 @@
     branch:  Z = Attn(Q, K_T, V_T) + g_p Attn(Q, P W'_k, P W'_v) + g_s Attn(Q, S W'_k, S W'_v)
     token:   Z = Attn(Q, K_T, V_T) + Attn(Q, E W'_k, E W'_v),  E = concat[g_p P, g_s S]
 
+What is added to the text's part may also be weighed by block and by region (`Gate.local`).
+
 (FlexIP, Fig. 3 and section 3.4; whether the gate scales tokens or branches is not said, so it is a switch.)
 
 Everything a request brings travels in `SubjectConditioning` through `cross_attention_kwargs`; processors hold nothing
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flexip.adapters import Gating, SubjectTokens
@@ -31,9 +33,11 @@ class KeysValues:
 
     keys: Float[Tensor, "B K E"]
     values: Float[Tensor, "B K E"]
+    present: Bool[Tensor, "B K"] | None = None  # False for padding; None: all count
 
     def select(self, rows: Tensor) -> "KeysValues":
-        return type(self)(self.keys[rows], self.values[rows])
+        present = None if self.present is None else self.present[rows]
+        return type(self)(self.keys[rows], self.values[rows], present)
 
 
 @dataclass
@@ -74,10 +78,12 @@ class SubjectProjections(nn.ModuleDict):
             pair = nn.ModuleDict({"to_k": _copied(layer.to_k), "to_v": _copied(layer.to_v)})
             self[name.replace(".", "/")] = pair
 
-    def project(self, tokens: Float[Tensor, "B K D"]) -> dict[str, KeysValues]:
+    def project(
+        self, tokens: Float[Tensor, "B K D"], present: Bool[Tensor, "B K"] | None = None
+    ) -> dict[str, KeysValues]:
         """Keys and values of `tokens` for every layer, by the layer's name in the UNet."""
         return {
-            name.replace("/", "."): KeysValues(pair["to_k"](tokens), pair["to_v"](tokens))  # type: ignore[index]
+            name.replace("/", "."): KeysValues(pair["to_k"](tokens), pair["to_v"](tokens), present)  # type: ignore[index]
             for name, pair in self.items()
         }
 
@@ -133,12 +139,26 @@ def gated_attention(
     p, s = subject.preservation[name], subject.personalization[name]
     if subject.gating == "branch":
         g_p, g_s = gate.preservation[:, None, None, None], gate.personalization[:, None, None, None]
-        return g_p * _attend(query, p, attn) + g_s * _attend(query, s, attn)
-    # W' has no bias, so scaling the projected tokens is scaling the tokens themselves.
+        added = g_p * _attend(query, p, attn, _present(p)) + g_s * _attend(query, s, attn)
+    else:
+        both = _side_by_side(p, s, gate)
+        added = _attend(query, both, attn, _present(both))
+    local = gate.local(name, query.shape[2])
+    return added if local is None else local * added
+
+
+def _side_by_side(p: KeysValues, s: KeysValues, gate: Gate) -> KeysValues:
+    """concat[g_p P, g_s S]; W' has no bias, so scaling the projected tokens is scaling the tokens themselves."""
     g_p, g_s = gate.preservation[:, None, None], gate.personalization[:, None, None]
     keys = torch.cat([g_p * p.keys, g_s * s.keys], dim=1)
     values = torch.cat([g_p * p.values, g_s * s.values], dim=1)
-    return _attend(query, KeysValues(keys, values), attn)
+    if p.present is None:
+        return KeysValues(keys, values)
+    return KeysValues(keys, values, torch.cat([p.present, p.present.new_ones(s.keys.shape[:2])], dim=1))
+
+
+def _present(kv: KeysValues) -> Tensor | None:
+    return None if kv.present is None else kv.present[:, None, None, :]
 
 
 def cross_attention_layers(unet: nn.Module) -> Iterator[tuple[str, Attention]]:
@@ -178,7 +198,10 @@ def project_subjects(
 ) -> SubjectConditioning:
     """Project the tokens for every layer, once: the conditioning of as many rows."""
     return SubjectConditioning(
-        projections.project(tokens.preservation), projections.project(tokens.personalization), gate, gating
+        projections.project(tokens.preservation, tokens.present),
+        projections.project(tokens.personalization),
+        gate,
+        gating,
     )
 
 

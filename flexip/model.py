@@ -1,13 +1,14 @@
 """FlexIP: a frozen UNet, two adapters and one shared projection pair a layer."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexip.adapters import AdapterConfig, Adapters, SubjectTokens
+from flexip.adapters import AdapterConfig, Adapters, SubjectTokens, join_tokens
 from flexip.attention import (
     KEYWORD,
     SubjectConditioning,
@@ -97,7 +98,7 @@ class FlexIP(nn.Module):
         pipe: Any,
         prompt: Sequence[str],
         subjects: tuple[Float[Tensor, "B Dc"], Float[Tensor, "B N Dd"]],
-        gate: Gate,
+        gate: Gate | Sequence[Gate],
         guidance_scale: float = 7.5,
         n: int = 1,
         negative_prompt: Sequence[str] | None = None,
@@ -106,20 +107,24 @@ class FlexIP(nn.Module):
 
         Args:
             prompt: B prompts. subjects: [CLS] and patches of B references, from `Encoders.encode_references`.
-            gate: B rows. guidance_scale: the one the pipeline gets; above 1 the conditioning has 2 B n rows,
+            gate: B rows; several are spread over the steps, in their order. guidance_scale: the one the pipeline gets; above 1 the conditioning has 2 B n rows,
                 unconditional first, with zero subject tokens and the same gate. n: pictures a prompt.
 
         Returns:
-            prompt_embeds and, with guidance, negative_prompt_embeds, (B n, L, D) each; cross_attention_kwargs.
+            prompt_embeds and, with guidance, negative_prompt_embeds, (B n, L, D) each; cross_attention_kwargs; for
+            several gates callback_on_step_end.
 
         Raises:
             ValueError: rows that do not match. RuntimeError: a processor was replaced after `attach`.
         """
         check_processors(pipe.unet)
         cls, patches = subjects
-        if not len(prompt) == len(cls) == len(patches) == gate.rows:
+        gates = [gate] if isinstance(gate, Gate) else list(gate)
+        odd = {one.rows for one in gates} - {len(prompt)}
+        if not len(prompt) == len(cls) == len(patches) or odd or not gates:
+            given = odd.pop() if odd else gates[0].rows if gates else 0
             raise ValueError(
-                f"rows: {len(prompt)} prompts, {len(cls)} subjects, {gate.rows} gate rows; all must be the same"
+                f"rows: {len(prompt)} prompts, {len(cls)} subjects, {given} gate rows; all must be the same"
             )
         guided = guidance_scale > 1
         text, negative = pipe.encode_prompt(
@@ -127,23 +132,25 @@ class FlexIP(nn.Module):
         )
         tokens = self.subject_tokens(cls, patches, text)
         rows = torch.arange(len(prompt), device=text.device).repeat_interleave(n)
-        tokens = SubjectTokens(tokens.preservation[rows], tokens.personalization[rows])
-        gate = gate.select(rows.cpu())
+        tokens, repeated = tokens.select(rows), rows.cpu()
         arguments: dict[str, Any] = {"prompt_embeds": text[rows]}
         if guided:
             arguments["negative_prompt_embeds"] = negative[rows]
-            tokens, gate = _unconditional_first(tokens, gate)
-        arguments["cross_attention_kwargs"] = {KEYWORD: self.conditioning(tokens, gate)}
+            tokens, repeated = join_tokens(tokens.zeros(), tokens), repeated.repeat(2)
+        gates = [one.select(repeated) for one in gates]
+        subject = self.conditioning(tokens, gates[0])
+        arguments["cross_attention_kwargs"] = {KEYWORD: subject}
+        if len(gates) > 1:
+            arguments["callback_on_step_end"] = partial(_set_next_gate, subject, gates)
         return arguments
 
 
-def _unconditional_first(tokens: SubjectTokens, gate: Gate) -> tuple[SubjectTokens, Gate]:
-    """Double the rows: zero tokens under the same gate, then the tokens."""
-    doubled = (
-        torch.cat([torch.zeros_like(tokens.preservation), tokens.preservation]),
-        torch.cat([torch.zeros_like(tokens.personalization), tokens.personalization]),
-    )
-    return SubjectTokens(*doubled), gate.select(torch.arange(gate.rows).repeat(2))
+def _set_next_gate(
+    subject: SubjectConditioning, gates: Sequence[Gate], pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]
+) -> dict[str, Any]:
+    """A diffusers callback: before the next step the conditioning of this call gets the gate of that step."""
+    subject.gate = gates[min((step + 1) * len(gates) // pipe.num_timesteps, len(gates) - 1)]
+    return tensors
 
 
 def adapter_config(unet: Any, shapes: dict[str, tuple[int, ...]], **sizes: Any) -> AdapterConfig:

@@ -1,22 +1,21 @@
 """The batched sampler: rows with their own timestep, guidance, gate, prompt, reference and seed share UNet calls."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexip.adapters import SubjectTokens
-from flexip.attention import KEYWORD, SubjectConditioning, check_processors
+from flexip.adapters import SubjectTokens, join_tokens, merge_references
+from flexip.attention import KEYWORD, SubjectConditioning, check_processors, cross_attention_layers
 from flexip.diffusion import ddim_step, guide
 from flexip.encoders import Encoders
-from flexip.gate import Gate
 from flexip.images import Rgb
 from flexip.model import FlexIP
+from flexip.request import Request, check_blocks, gate_at
 
 
 @dataclass(frozen=True)
@@ -27,26 +26,6 @@ class Engine:
     encoders: Encoders
     pipe: Any  # diffusers StableDiffusionPipeline, attached
     digest: str = ""  # SHA-256 of the adapters' file, hex; empty for a model that was never saved
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture asked for. Weights as in `Gate`; without a reference the base model answers."""
-
-    prompt: str
-    reference: Rgb | None = None
-    preservation: float = 0.5
-    personalization: float = 0.5
-    negative_prompt: str = ""
-    guidance_scale: float = 5.0
-    steps: int = 25
-    seed: int = 0
-
-    def __post_init__(self):
-        if not 1 <= self.steps <= 1000:
-            raise ValueError(f"steps: {self.steps} must be within 1..1000")
-        if not np.isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale: {self.guidance_scale} must be a finite number; 1 means no guidance")
 
 
 @dataclass(frozen=True)
@@ -85,6 +64,7 @@ def sample(
         ValueError: a request out of bounds. RuntimeError: the pipeline's attention processors were replaced.
     """
     check_processors(engine.pipe.unet)
+    check_blocks(requests, [name for name, _ in cross_attention_layers(engine.pipe.unet)])
     chunk = max(1, max_rows // 2)
     chunks = [requests[i : i + chunk] for i in range(0, len(requests), chunk)]
     total, done = sum(max(r.steps for r in c) for c in chunks), 0
@@ -108,8 +88,7 @@ def sample(
 
 def initial_noise(engine: Engine, requests: Sequence[Request]) -> Float[Tensor, "B C h w"]:
     """z_T of each request from its own seed, drawn on the CPU so that it is the same on every device."""
-    config = engine.pipe.unet.config
-    shape = (config.in_channels, config.sample_size, config.sample_size)
+    shape = (engine.pipe.unet.config.in_channels, *_latent_size(engine))
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(r.seed)) for r in requests]
     return torch.stack(noise).to(engine.encoders.device, engine.encoders.dtype)
 
@@ -123,11 +102,8 @@ def prepare_rows(engine: Engine, requests: Sequence[Request]) -> Rows:
     request = torch.tensor([*range(len(requests)), *guided])
     if guided:
         text = torch.cat([text, encoders.encode_text([requests[i].negative_prompt for i in guided])])
-        zeros = (torch.zeros_like(t[: len(guided)]) for t in (tokens.preservation, tokens.personalization))
-        tokens = SubjectTokens(
-            *(torch.cat(pair) for pair in zip((tokens.preservation, tokens.personalization), zeros, strict=True))
-        )
-    gate = Gate.weights([r.preservation for r in requests], [r.personalization for r in requests]).select(request)
+        tokens = join_tokens(tokens, tokens.select(torch.tensor(guided, device=text.device)).zeros())
+    gate = gate_at(requests, 0, _latent_size(engine)).select(request)
     return Rows(request, len(requests), text, model.conditioning(tokens, gate))
 
 
@@ -143,11 +119,12 @@ def denoise(
     device, dtype = latents.device, latents.dtype
     timesteps = torch.stack([schedules[r.steps].timesteps[step] for r in requests]).to(device)
     owner = rows.request.to(device)
+    gate = gate_at(requests, step, _latent_size(engine)).select(rows.request).to(device, dtype)
     prediction = engine.pipe.unet(
         latents[owner],
         timesteps[owner],
         encoder_hidden_states=rows.text,
-        cross_attention_kwargs={KEYWORD: rows.subject},
+        cross_attention_kwargs={KEYWORD: replace(rows.subject, gate=gate)},
         return_dict=False,
     )[0]
     conditional, unconditional = prediction[: rows.conditional], prediction[rows.conditional :]
@@ -186,19 +163,25 @@ def ddim_schedule(scheduler_config: Any, steps: int) -> Schedule:
 
 def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -> SubjectTokens:
     """Tokens of every request, each distinct reference encoded once; zero tokens where there is none."""
-    shapes, encoders = engine.encoders.shapes, engine.encoders
-    references = {id(r.reference): r.reference for r in requests if r.reference is not None}
-    order = {key: i for i, key in enumerate(references)}
-    if not references:
-        cls, patches = (
-            torch.zeros(len(requests), *shapes[f], device=text.device, dtype=text.dtype) for f in ("clip", "dino")
-        )
-    else:
-        encoded = encoders.encode_references(list(references.values()))
-        index = [order.get(id(r.reference), 0) for r in requests]
-        cls, patches = (features[index] for features in encoded)
-    keep = torch.tensor([r.reference is not None for r in requests], device=text.device)
-    return engine.model.subject_tokens(cls, patches, text, keep)
+    encoders = engine.encoders
+    images = {id(image): image for r in requests for image in r.references}
+    order = {key: i for i, key in enumerate(images)}
+    pairs = [(i, order[id(image)]) for i, r in enumerate(requests) for image in r.references]
+    if not pairs:
+        shapes = encoders.shapes
+        cls, patches = (torch.zeros(1, *shapes[f], device=text.device, dtype=text.dtype) for f in ("clip", "dino"))
+        one = engine.model.subject_tokens(cls, patches, text[:1]).zeros()
+        return one.select(torch.zeros(len(requests), dtype=torch.long, device=text.device))
+    cls, patches = encoders.encode_references(list(images.values()))
+    rows, references = (torch.tensor(column, device=text.device) for column in zip(*pairs, strict=True))
+    tokens = engine.model.subject_tokens(cls[references], patches[references], text[rows])
+    owners = [[n for n, (row, _) in enumerate(pairs) if row == i] for i in range(len(requests))]
+    return merge_references(tokens, owners, [r.merging for r in requests])
+
+
+def _latent_size(engine: Engine) -> tuple[int, int]:
+    side = int(engine.pipe.unet.config.sample_size)
+    return side, side
 
 
 def _keep(rows: Rows, requests: Sequence[Request], active: list[int], still: list[int]) -> Rows:

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from flexip.checkpoint import load_checkpoint
 from flexip.images import decode_image, encode_png
-from flexip.sampler import Request, sample
+from flexip.request import Request
+from flexip.sampler import sample
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
 

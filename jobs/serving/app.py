@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from flexip.images import Rgb, encode_jpeg, encode_png
-from flexip.sampler import Request
+from flexip.request import Request
 from jobs.serving import errors
 from jobs.serving.batching import Batcher
 from jobs.serving.body_limit import BodyLimit

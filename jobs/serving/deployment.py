@@ -12,7 +12,8 @@ from ray.serve.deployment import Application
 
 from flexip.checkpoint import load_checkpoint
 from flexip.images import Rgb
-from flexip.sampler import Request, sample
+from flexip.request import Request
+from flexip.sampler import sample
 from jobs.serving.app import build_app
 from jobs.serving.batching import Batcher
 from jobs.serving.requests import LimitsConfig, Served

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flexip.images import ImageError, Rgb, decode_image
-from flexip.sampler import Request
+from flexip.request import Request
 from jobs.config import Section
 from jobs.serving.errors import RequestError, shorten
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from flexip.checkpoint import CheckpointError, load_checkpoint, load_training_state, save_checkpoint
 from flexip.encoders import load_unet
 from flexip.model import FlexIP, adapter_config
-from flexip.sampler import Request, sample
+from flexip.request import Request
+from flexip.sampler import sample
 from flexip.training import new_state, update_average
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from flexip.checkpoint import load_checkpoint
 from flexip.diffusion import ddim_step
 from flexip.gate import Gate
-from flexip.sampler import Request, ddim_schedule, decode, denoise, initial_noise, prepare_rows, sample
+from flexip.request import Request
+from flexip.sampler import ddim_schedule, decode, denoise, initial_noise, prepare_rows, sample
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +82,16 @@ def test_zero_weights_and_no_reference_are_the_base_model(engine, reference):
 
 
 @torch.no_grad()
-def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference):
-    """`pipe(**condition(...))`, the diffusers way, against the batched sampler."""
-    ask = requests(reference)[0]
+@pytest.mark.parametrize("gammas", [(0.7,), (0.9, 0.4, 0.0)])
+def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference, gammas):
+    """`pipe(**condition(...))`, the diffusers way, against the batched sampler; a schedule of gates too."""
+    weights = {"preservation": gammas, "personalization": tuple(1 - gamma for gamma in gammas)}
+    ask = dataclasses.replace(requests(reference)[0], **weights)
+    gates = [Gate.dial([gamma]) for gamma in gammas]
     subjects = engine.encoders.encode_references([reference])
     config: Any = engine.pipe.scheduler.config
     engine.pipe.scheduler = DDIMScheduler.from_config(config)
-    arguments = engine.model.condition(engine.pipe, [ask.prompt], subjects, Gate.dial([0.7]), ask.guidance_scale, n=1)
+    arguments = engine.model.condition(engine.pipe, [ask.prompt], subjects, gates, ask.guidance_scale, n=1)
     noise = initial_noise(engine, [ask])
     latents = engine.pipe(
         **arguments,

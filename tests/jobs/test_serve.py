@@ -78,7 +78,8 @@ def test_a_prompt_alone_gives_a_picture(client):
 
 def test_the_answer_is_what_the_sampler_draws(client, picture, reference, untrained_checkpoint):
     from flexip.checkpoint import load_checkpoint
-    from flexip.sampler import Request, sample
+    from flexip.request import Request
+    from flexip.sampler import sample
 
     request = Request("a creature on a beach", reference, 0.8, 0.3, "dark", 4.0, STEPS, 5)
     (expected,) = sample(load_checkpoint(untrained_checkpoint), [request])
