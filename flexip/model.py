@@ -107,7 +107,8 @@ class FlexIP(nn.Module):
 
         Args:
             prompt: B prompts. subjects: [CLS] and patches of B references, from `Encoders.encode_references`.
-            gate: B rows; several are spread over the steps, in their order. guidance_scale: the one the pipeline gets; above 1 the conditioning has 2 B n rows,
+            gate: B rows; several are spread over the steps, in their order.
+            guidance_scale: the one the pipeline gets; above 1 the conditioning has 2 B n rows,
                 unconditional first, with zero subject tokens and the same gate. n: pictures a prompt.
 
         Returns:
