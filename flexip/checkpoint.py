@@ -1,13 +1,14 @@
 """The checkpoint: one directory for resume, inference and serving.
 
 adapters.safetensors         the trained parameters by name (their average, if there is one), with a modelspec header
-config.json                  architecture, encoder names and fingerprints, the training configuration
+config.json                  architecture, encoder names and fingerprints, the training configuration, the calibration
 training_state.safetensors   optimiser moments and step, and the parameters beside their average; only for resume
 """
 
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flexip.adapters import AdapterConfig
+from flexip.calibration import Calibration
 from flexip.encoders import EncoderNames, load_encoders, load_pipeline
 from flexip.model import FlexIP
 from flexip.sampler import Engine
@@ -114,7 +116,20 @@ def load_checkpoint(
     load_adapters(model, directory)
     model.to(device, dtype).eval()
     digest = hashlib.sha256((Path(directory) / WEIGHTS).read_bytes()).hexdigest()
-    return Engine(model, encoders, pipe, digest)
+    stored = config.get("calibration")
+    return Engine(model, encoders, pipe, digest, Calibration(**stored) if stored else None)
+
+
+def store_calibration(directory: Path | str, calibration: Calibration) -> None:
+    """Write the calibration into the checkpoint's `config.json`, in place of an earlier one.
+
+    Raises:
+        CheckpointError: not a checkpoint directory.
+    """
+    config = read_config(directory) | {"calibration": dataclasses.asdict(calibration)}
+    draft = Path(directory) / f"{CONFIG}.new"
+    draft.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    os.replace(draft, Path(directory) / CONFIG)
 
 
 def build_model(unet: Any, config: Mapping[str, Any], directory: Path | str) -> FlexIP:

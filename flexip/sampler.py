@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flexip.adapters import SubjectTokens, join_tokens, merge_references
 from flexip.attention import KEYWORD, SubjectConditioning, check_processors, cross_attention_layers
+from flexip.calibration import Calibration
 from flexip.diffusion import ddim_step, guide
 from flexip.encoders import Encoders
 from flexip.images import Rgb
@@ -26,6 +27,7 @@ class Engine:
     encoders: Encoders
     pipe: Any  # diffusers StableDiffusionPipeline, attached
     digest: str = ""  # SHA-256 of the adapters' file, hex; empty for a model that was never saved
+    calibration: Calibration | None = None  # what its dial means, where that was measured
 
 
 @dataclass(frozen=True)

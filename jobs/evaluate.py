@@ -86,7 +86,7 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         images = draw_sweep(engine, plan, batch_size=config.batch_rows, on_call=bar.update)
     with progress(images.size // images[0, 0, 0, 0].size, "score", "image") as bar:
         scores = score_sweep(engine.encoders, plan, images, on_images=bar.update)
-    summary = summarize(plan, scores, _protocol(engine, plan), engine.digest[:16])
+    summary = summarize(plan, scores, protocol_of(engine, plan), engine.digest[:16])
     result = _write(config, summary, draw_sheet(_sheet_rows(plan, images), plan.gammas))
     identity, text = summary.identity_dino.interval.mean, summary.text.interval.mean
     change = f"identity {identity[0]:.3f} -> {identity[-1]:.3f}, text {text[0]:.3f} -> {text[-1]:.3f}"
@@ -147,7 +147,8 @@ def _read_picture(file: Path) -> Rgb:
         raise ImageError(error.reason, f"references {file}: {error}") from error
 
 
-def _protocol(engine: Engine, plan: SweepPlan) -> Protocol:
+def protocol_of(engine: Engine, plan: SweepPlan) -> Protocol:
+    """What the numbers of a sweep depend on."""
     names = engine.encoders.names
     return Protocol(
         encoders={"clip": names.clip, "dino": names.dino, "text": names.base, "vae": names.base},

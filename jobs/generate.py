@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from flexip.calibration import Calibration
 from flexip.checkpoint import load_checkpoint
 from flexip.images import decode_image, encode_png
 from flexip.request import Request
@@ -22,6 +23,9 @@ class GenerateConfig(JobConfig):
     prompt: str = Field(min_length=1, description="what to draw")
     reference: Path | None = Field(default=None, description="picture of the subject; none: the base model draws")
     gamma: float = Field(default=0.5, ge=0, le=1, description="the dial: 0 obeys the prompt, 1 keeps the subject")
+    identity: float | None = Field(
+        default=None, description="how much identity to keep, instead of gamma; needs a checkpoint with a calibration"
+    )
     preservation: float | None = Field(default=None, description="weight of identity, instead of gamma")
     personalization: float | None = Field(default=None, description="weight of the edit, instead of 1 - gamma")
     negative_prompt: str = Field(default="", description="what to steer away from")
@@ -36,6 +40,8 @@ class GenerateConfig(JobConfig):
     def _both_weights(self):
         if (self.preservation is None) != (self.personalization is None):
             raise ValueError("preservation and personalization: give both weights, or gamma alone")
+        if self.identity is not None and ("gamma" in self.model_fields_set or self.preservation is not None):
+            raise ValueError("identity: given together with gamma or the two weights; give one of them")
         return self
 
 
@@ -51,12 +57,13 @@ def run(config: GenerateConfig) -> list[Path]:
             raise UserError(f"reference = {config.reference}: no such file; give a picture of the subject")
         reference = decode_image(config.reference.read_bytes())
     engine = load_checkpoint(config.checkpoint, config.device)
+    preservation, personalization = _weights(config, engine.calibration)
     requests = [
         Request(
             prompt=config.prompt,
             reference=reference,
-            preservation=config.gamma if config.preservation is None else config.preservation,
-            personalization=1 - config.gamma if config.personalization is None else config.personalization,
+            preservation=preservation,
+            personalization=personalization,
             negative_prompt=config.negative_prompt,
             guidance_scale=config.guidance_scale,
             steps=config.steps,
@@ -77,6 +84,24 @@ def run(config: GenerateConfig) -> list[Path]:
         path.write_bytes(encode_png(image))
     say("generate", f"{len(paths)} pictures in {config.output}")
     return paths
+
+
+def _weights(config: GenerateConfig, calibration: Calibration | None) -> tuple[float, float]:
+    """The two weights, however they were asked for."""
+    if config.preservation is not None and config.personalization is not None:
+        return config.preservation, config.personalization
+    gamma = config.gamma
+    if config.identity is not None:
+        if calibration is None:
+            raise UserError(
+                f"identity: {config.checkpoint} has no calibration; run `python -m jobs.calibrate`, or give --gamma"
+            )
+        try:
+            gamma = calibration.gamma_for(config.identity)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        say("generate", f"identity {config.identity:g} is gamma {gamma:.3f}")
+    return gamma, 1 - gamma
 
 
 @command_line

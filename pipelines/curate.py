@@ -6,8 +6,6 @@ dataset is one clip or one shard, and carries paths and encoded bytes, never raw
 depends on the order in which Ray runs things.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging
@@ -63,7 +61,7 @@ class Pools:
     encoder_gpus: float
 
     @classmethod
-    def of_cluster(cls, use_gpu: bool) -> Pools:
+    def of_cluster(cls, use_gpu: bool) -> "Pools":
         """One reader for every four logical CPUs, one encoder for every GPU (or a single one without)."""
         have = ray.cluster_resources()
         if have.get("CPU", 0) < 2:
@@ -73,7 +71,7 @@ class Pools:
 
 
 def curate(
-    settings: CurationSettings, names: EncoderNames, output: Path, *, use_gpu: bool, say: Say, progress: Progress
+    settings: CurationSettings, names: "EncoderNames", output: Path, *, use_gpu: bool, say: Say, progress: Progress
 ) -> Manifest:
     """Curate `settings.input` into a dataset directory at `output`. Needs a running Ray.
 
@@ -111,7 +109,7 @@ def curate(
 
 
 def _clip_pass(
-    clips: Sequence[sources.Clip], settings: CurationSettings, names: EncoderNames, folder: Path, pools: Pools
+    clips: Sequence[sources.Clip], settings: CurationSettings, names: "EncoderNames", folder: Path, pools: Pools
 ) -> Dataset:
     """Clips to staged rows; a block per clip, so that a slow video holds up nobody."""
     items = [{"clip": c.key, "kind": c.kind, "cluster": c.cluster, "sources": pack(c.sources, Source)} for c in clips]
@@ -141,7 +139,7 @@ def _clip_pass(
 
 
 def _shard_pass(
-    plan: Sequence[Shard], settings: CurationSettings, names: EncoderNames, folder: Path, output: Path, pools: Pools
+    plan: Sequence[Shard], settings: CurationSettings, names: "EncoderNames", folder: Path, output: Path, pools: Pools
 ) -> Dataset:
     """Shards to files: features in batches of fixed size on the encoders' actors, which write what they made."""
     items = [{"shard": json.dumps(dataclasses.asdict(shard))} for shard in plan]
@@ -181,7 +179,7 @@ def find_subjects(row: Row, settings: CurationSettings) -> Row:
 class EmbedCrops:
     """crops -> embeddings (float32 bytes), in the crops' order; tells which encoders made them."""
 
-    def __init__(self, settings: CurationSettings, names: EncoderNames, gpu: bool):
+    def __init__(self, settings: CurationSettings, names: "EncoderNames", gpu: bool):
         self.batch_size = settings.shards.batch_size
         self.encoders = features.open_encoders(names, gpu=gpu, threads=settings.shards.threads)
 
@@ -211,7 +209,7 @@ def stage_pairs(row: Row, settings: CurationSettings, folder: Path) -> Row:
 class WriteShard:
     """shard -> its files, described for the manifest."""
 
-    def __init__(self, settings: CurationSettings, names: EncoderNames, folder: Path, output: Path, gpu: bool):
+    def __init__(self, settings: CurationSettings, names: "EncoderNames", folder: Path, output: Path, gpu: bool):
         self.settings, self.folder, self.output = settings, folder, output
         self.encoders = features.open_encoders(names, gpu=gpu, threads=settings.shards.threads)
 

@@ -3,8 +3,6 @@
 Batches have a fixed size and order that follow from the rows alone, so that the same rows give the same bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:  # the workers that only decode or detect start without torch
 FAMILIES = ("clip", "dino", "text", "vae")
 
 
-def open_encoders(names: EncoderNames, *, gpu: bool, threads: int) -> Encoders:
+def open_encoders(names: "EncoderNames", *, gpu: bool, threads: int) -> "Encoders":
     """The encoders for curation: half precision on a GPU, single on a CPU, with a fixed number of threads."""
     import torch
 
@@ -35,7 +33,7 @@ def open_encoders(names: EncoderNames, *, gpu: bool, threads: int) -> Encoders:
 
 
 def embed_crops(
-    encoders: Encoders, images: Sequence[Rgb], masks: Sequence[Mask], batch_size: int
+    encoders: "Encoders", images: Sequence[Rgb], masks: Sequence[Mask], batch_size: int
 ) -> Float32[np.ndarray, "S Dd"]:
     """Unit-length DINOv2 embeddings of subjects: the mean of the patches that the subject covers."""
     rows = []
@@ -46,7 +44,7 @@ def embed_crops(
     return np.stack(rows) if rows else np.zeros((0, encoders.shapes["dino"][1]), np.float32)
 
 
-def encode_pairs(encoders: Encoders, pairs: Sequence[PairRow], batch_size: int, dtype: str) -> dict[str, np.ndarray]:
+def encode_pairs(encoders: "Encoders", pairs: Sequence[PairRow], batch_size: int, dtype: str) -> dict[str, np.ndarray]:
     """All families in the pairs' order: clip and dino of the reference, text of the caption, vae of the target."""
     parts: dict[str, list[np.ndarray]] = {family: [] for family in FAMILIES}
     for start in range(0, len(pairs), batch_size):
@@ -56,7 +54,7 @@ def encode_pairs(encoders: Encoders, pairs: Sequence[PairRow], batch_size: int, 
     return {family: np.concatenate(arrays) for family, arrays in parts.items()}
 
 
-def encode_batch(encoders: Encoders, pairs: Sequence[PairRow]) -> dict[str, Tensor]:
+def encode_batch(encoders: "Encoders", pairs: Sequence[PairRow]) -> "dict[str, Tensor]":
     """One batch of every family, on the encoders' device."""
     cls, patches = encoders.encode_references([decode_image(pair.reference) for pair in pairs])
     text = encoders.encode_text([pair.caption for pair in pairs])
@@ -72,5 +70,5 @@ def _mean_patch(patches: np.ndarray, mask: Mask) -> np.ndarray:
     return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
 
 
-def _numpy(values: Tensor) -> np.ndarray:
+def _numpy(values: "Tensor") -> np.ndarray:
     return values.float().cpu().numpy()

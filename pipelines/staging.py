@@ -1,7 +1,5 @@
 """Between the two passes: staged rows of each clip, the plan of the shards, and what is asserted before the end."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import Counter
@@ -39,7 +37,7 @@ class StagedClip:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> StagedClip:
+    def from_json(cls, text: str) -> "StagedClip":
         """The report that `to_json` wrote."""
         values = json.loads(text)
         return cls(pairs=StageCount(**values.pop("pairs")), **values)
@@ -112,7 +110,7 @@ def plan_shards(folder: Path, clips: Sequence[StagedClip], settings: CurationSet
 
 
 def write_shard(
-    shard: Shard, folder: Path, output: Path, encoders: Encoders, settings: CurationSettings
+    shard: Shard, folder: Path, output: Path, encoders: "Encoders", settings: CurationSettings
 ) -> list[FileEntry]:
     """Encode the pairs of a shard in batches of fixed size and write all its files."""
     staged = {
@@ -146,7 +144,7 @@ def write_subjects(
 
 def make_manifest(
     settings: CurationSettings,
-    names: EncoderNames,
+    names: "EncoderNames",
     info: dict[str, Any],
     counts: dict[str, StageCount],
     plan: Iterable[Shard],

@@ -28,7 +28,7 @@ class ImageService:
     def __init__(self, checkpoint: Path, name: str, limits: LimitsConfig, batch_rows: int, queue_rows: int):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         engine = load_checkpoint(checkpoint, device)
-        self._served = Served(name, engine.encoders.resolution, limits)
+        self._served = Served(name, engine.encoders.resolution, limits, engine.calibration)
         self._batcher: Batcher[Request, Rgb] = Batcher(
             functools.partial(sample, engine), max_rows=batch_rows, max_waiting=queue_rows
         )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flexip.calibration import Calibration
 from flexip.images import ImageError, Rgb, decode_image
 from flexip.request import Request
 from jobs.config import Section
@@ -42,14 +43,20 @@ class ImageRequest(BaseModel):
     gamma: float | None = Field(None, ge=0, le=1, description="the dial: 0 obeys the prompt, 1 keeps the subject")
     preservation_weight: float | None = Field(None, ge=0, le=1, description="weight of identity, instead of gamma")
     personalization_weight: float | None = Field(None, ge=0, le=1, description="weight of the edit, instead of gamma")
+    identity: float | None = Field(
+        None, description="how much identity to keep, instead of gamma, for a checkpoint with a calibration"
+    )
     guidance_scale: float = Field(5.0, ge=1, le=30, description="classifier-free guidance; 1 is without")
     num_inference_steps: int = Field(25, ge=1, description="denoising steps")
     negative_prompt: str = Field("", description="what to steer away from")
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first image, the next ones count up")
     user: str | None = Field(None, description="accepted for compatibility, not used")
 
-    def weights(self) -> tuple[float, float]:
+    def weights(self, calibration: Calibration | None) -> tuple[float, float]:
         """(preservation, personalization): the two free weights, or gamma and 1 - gamma."""
+        if self.identity is not None:
+            gamma = _gamma_for(self.identity, calibration)
+            return gamma, 1 - gamma
         if self.preservation_weight is not None and self.personalization_weight is not None:
             return self.preservation_weight, self.personalization_weight
         gamma = BALANCED if self.gamma is None else self.gamma
@@ -87,6 +94,7 @@ class Served:
     name: str
     resolution: int  # [px] side of every image
     limits: LimitsConfig
+    calibration: Calibration | None = None
 
 
 def to_rows(request: ImageRequest, reference: Rgb | None, served: Served) -> list[Request]:
@@ -96,7 +104,7 @@ def to_rows(request: ImageRequest, reference: Rgb | None, served: Served) -> lis
         RequestError: a value beyond the limits, another model or size, or a gate without a reference.
     """
     _check(request, reference, served)
-    preservation, personalization = request.weights()
+    preservation, personalization = request.weights(served.calibration)
     first = secrets.randbelow(LARGEST_SEED) if request.seed is None else request.seed
     return [
         Request(
@@ -134,8 +142,22 @@ def _check(request: ImageRequest, reference: Rgb | None, served: Served) -> None
     _check_gate(request, reference)
 
 
+def _gamma_for(identity: float, calibration: Calibration | None) -> float:
+    if calibration is None:
+        message = f"identity = {identity:g}: this model was not calibrated; send gamma instead"
+        raise RequestError(message, "identity", status=422)
+    try:
+        return calibration.gamma_for(identity)
+    except ValueError as error:
+        raise RequestError(str(error), "identity", status=422) from error
+
+
 def _check_gate(request: ImageRequest, reference: Rgb | None) -> None:
     weights = [name for name in WEIGHTS if getattr(request, name) is not None]
+    if request.identity is not None and (request.gamma is not None or weights):
+        other = weights[0] if weights else "gamma"
+        message = f"identity = {request.identity:g}: given together with {other}; give one of them"
+        raise RequestError(message, "identity", status=422)
     if request.gamma is not None and weights:
         message = f"gamma = {request.gamma:g}: given together with {weights[0]}; give gamma or the two weights"
         raise RequestError(message, "gamma", status=422)
@@ -143,8 +165,9 @@ def _check_gate(request: ImageRequest, reference: Rgb | None) -> None:
         missing = next(name for name in WEIGHTS if name not in weights)
         message = f"{missing}: missing beside {weights[0]}; give both weights, or gamma instead of them"
         raise RequestError(message, missing, "missing_field", 422)
-    if reference is None and (request.gamma is not None or weights):
-        name = weights[0] if weights else "gamma"
+    asked = [*weights, *(name for name in ("gamma", "identity") if getattr(request, name) is not None)]
+    if reference is None and asked:
+        name = asked[0]
         message = f"{name}: there is no subject to weigh; send its picture as image, or leave {name} out"
         raise RequestError(message, name, status=422)
 

@@ -7,7 +7,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from flexip.checkpoint import CheckpointError, load_checkpoint, load_training_state, save_checkpoint
+from flexip.calibration import Calibration
+from flexip.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_training_state,
+    save_checkpoint,
+    store_calibration,
+)
 from flexip.encoders import load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.request import Request
@@ -124,6 +131,17 @@ def test_training_state_comes_back_whole(pocket_encoders, tmp_path, ema):
             assert torch.equal(restored.optimizer.state[ours][key], value), (name, key)
     assert restored.average.keys() == state.average.keys()
     assert all(torch.equal(restored.average[name], value) for name, value in state.average.items())
+
+
+def test_a_calibration_is_kept_in_the_checkpoint(copied):
+    calibration = Calibration([0.0, 0.5, 1.0], [0.2, 0.3, 0.7], "dino", 4, "abc")
+    assert load_checkpoint(copied).calibration is None
+    store_calibration(copied, calibration)
+    engine = load_checkpoint(copied)
+    assert engine.calibration == calibration
+    assert engine.model.config == load_checkpoint(copied).model.config
+    with pytest.raises(CheckpointError, match=r"no config\.json there"):
+        store_calibration(copied / "nowhere", calibration)
 
 
 def test_a_checkpoint_for_inference_cannot_resume(untrained_checkpoint, pocket_encoders):

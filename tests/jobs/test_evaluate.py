@@ -1,6 +1,7 @@
 """The evaluation job on the pocket models: real sampling, real scoring, real files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from flexip.checkpoint import CheckpointError, load_checkpoint
 from flexip.images import ImageError, decode_image, encode_png
 from flexip.rows import SPLITS, PairRow, Split, arrow_schema
 from flexip.sampler import sample
+from jobs import calibrate
 from jobs.console import UserError
 from jobs.evaluate import EvaluateConfig, main, run
 from pipelines.shards import SCHEMA_VERSION, DatasetError, Manifest, write_manifest, write_table
@@ -141,3 +143,19 @@ def test_a_reference_that_is_not_square_is_padded_in_the_sheet(untrained_checkpo
     result = run(config(untrained_checkpoint, tmp_path, references=references / "green"))
     assert result.summary.subjects == ["00", "01"]
     assert decode_image(result.sweep_png.read_bytes()).shape[2] == 3
+
+
+def test_a_checkpoint_is_calibrated_in_place(untrained_checkpoint, dataset, tmp_path, capsys):
+    checkpoint = shutil.copytree(untrained_checkpoint, tmp_path / "checkpoint")
+    found = calibrate.run(
+        calibrate.CalibrateConfig(
+            checkpoint=checkpoint, dataset=dataset, split="test", prompts=["on a beach"], steps=1, batch_rows=8
+        )
+    )
+    assert load_checkpoint(checkpoint).calibration == found
+    assert found.gammas == [round(0.1 * i, 1) for i in range(11)]
+    assert found.identity == sorted(found.identity)
+    assert found.subjects == 2
+    assert f"keeps identity {found.identity[0]:.3f} to {found.identity[-1]:.3f}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no subject in its val split"):
+        calibrate.run(calibrate.CalibrateConfig(checkpoint=checkpoint, dataset=dataset))

@@ -1,10 +1,13 @@
 """Pictures from a checkpoint without a server, through the command line."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flexip.calibration import Calibration
+from flexip.checkpoint import store_calibration
 from flexip.images import decode_image, encode_png
 from jobs.generate import main
 
@@ -41,11 +44,24 @@ def test_without_a_reference_the_base_model_draws(untrained_checkpoint, picture,
     assert drawn[0] == drawn[1]
 
 
+def test_identity_is_asked_for_by_its_amount(untrained_checkpoint, picture, tmp_path, capsys) -> None:
+    checkpoint = shutil.copytree(untrained_checkpoint, tmp_path / "checkpoint")
+    store_calibration(checkpoint, Calibration([0.0, 1.0], [0.2, 0.8], "dino", 4, "abc"))
+    subject = ["--reference", str(picture)]
+    main(words(checkpoint, tmp_path / "asked", *subject, "--identity", "0.35"))
+    assert "identity 0.35 is gamma 0.250" in capsys.readouterr().out
+    main(words(checkpoint, tmp_path / "dialled", *subject, "--gamma", "0.25"))
+    drawn = [decode_image((tmp_path / name / "00000.png").read_bytes()).astype(int) for name in ("asked", "dialled")]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--reference", "nowhere.png"], "reference = nowhere.png: no such file"),
         (["--gamma", "1.5"], "gamma"),
+        (["--identity", "0.5"], "has no calibration; run `python -m jobs.calibrate`"),
+        (["--identity", "0.5", "--gamma", "0.5"], "given together with gamma"),
         (["--preservation", "0.5"], "give both weights, or gamma alone"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--imges", "2"], "did you mean --images?"),

@@ -1,6 +1,7 @@
 """The service as a client meets it: a real Ray Serve application, an untrained checkpoint, real HTTP."""
 
 import base64
+import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
+from flexip.calibration import Calibration
+from flexip.checkpoint import store_calibration
 from flexip.images import decode_image, encode_jpeg, encode_png
 from jobs.config import RayConfig
 from jobs.console import UserError
@@ -26,9 +29,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def client(untrained_checkpoint) -> Iterator[httpx.Client]:
+def client(untrained_checkpoint, tmp_path_factory) -> Iterator[httpx.Client]:
+    checkpoint = shutil.copytree(untrained_checkpoint, tmp_path_factory.mktemp("calibrated") / "checkpoint")
+    store_calibration(checkpoint, Calibration([0.0, 1.0], [0.2, 0.8], "dino", 4, "abc"))
     config = ServeConfig(
-        checkpoint=untrained_checkpoint, port=free_port(), limits=LIMITS, batch_rows=6, ray=RayConfig(num_cpus=2)
+        checkpoint=checkpoint, port=free_port(), limits=LIMITS, batch_rows=6, ray=RayConfig(num_cpus=2)
     )
     with serving(config) as url, httpx.Client(base_url=url, timeout=300) as client:
         yield client
@@ -165,6 +170,7 @@ def test_models_and_health(client):
         ({"image": base64.b64encode(b"just some text").decode()}, 400, "image", "not an image"),
         ({"image": "https://example.org/cat.png"}, 400, "image", "fetches no URLs"),
         ({"gamma": 0.5}, 422, "gamma", "no subject"),
+        ({"identity": 0.5}, 422, "identity", "no subject"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_remedy(client, fields, status, param, said):
@@ -184,6 +190,15 @@ def test_a_wrong_field_is_named_with_its_remedy(client, fields, status, param, s
 )
 def test_a_gate_is_one_gamma_or_two_weights(client, picture, weights, param):
     assert refused(client.post("/v1/images/generations", json=body(image=picture, **weights)))[:2] == (422, param)
+
+
+def test_identity_is_asked_for_by_its_amount(client, picture):
+    (asked,), (dialled,) = draw(client, image=picture, identity=0.35), draw(client, image=picture, gamma=0.25)
+    assert np.abs(asked.astype(int) - dialled.astype(int)).max() <= 1
+    for fields, said in (({"identity": 0.9}, "keeps 0.200 to 0.800"), ({"identity": 0.5, "gamma": 0.5}, "one of")):
+        status, param, message = refused(client.post("/v1/images/generations", json=body(image=picture, **fields)))
+        assert (status, param) == (422, "identity")
+        assert said in message
 
 
 def test_what_is_not_json_is_a_400(client):
