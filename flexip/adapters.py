@@ -28,6 +28,7 @@ class AdapterConfig:
     heads: int = 12
     dim_head: int = 64
     gating: Gating = "branch"
+    method: str = "flexip"  # other names are baselines, which `flexip` itself does not know
 
     @property
     def preservation_tokens(self) -> int:

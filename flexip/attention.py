@@ -139,7 +139,9 @@ def gated_attention(
     p, s = subject.preservation[name], subject.personalization[name]
     if subject.gating == "branch":
         g_p, g_s = gate.preservation[:, None, None, None], gate.personalization[:, None, None, None]
-        added = g_p * _attend(query, p, attn, _present(p)) + g_s * _attend(query, s, attn)
+        added = g_p * _attend(query, p, attn, _present(p))
+        if s.keys.shape[1]:  # a baseline has no tokens here
+            added = added + g_s * _attend(query, s, attn)
     else:
         both = _side_by_side(p, s, gate)
         added = _attend(query, both, attn, _present(both))

@@ -18,14 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flexip.adapters import AdapterConfig
+from flexip.adapters import AdapterConfig, Adapters
 from flexip.calibration import Calibration
 from flexip.encoders import EncoderNames, load_encoders, load_pipeline
-from flexip.model import FlexIP
+from flexip.model import AdapterBuilder, FlexIP
 from flexip.sampler import Engine
 from flexip.training import TrainState
 
 FORMAT = 1
+METHODS: Mapping[str, AdapterBuilder] = {"flexip": Adapters}
 WEIGHTS, CONFIG, STATE = "adapters.safetensors", "config.json", "training_state.safetensors"
 
 
@@ -92,11 +93,16 @@ def read_config(directory: Path | str) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    directory: Path | str, device: str = "cpu", names: EncoderNames | None = None, dtype: torch.dtype = torch.float32
+    directory: Path | str,
+    device: str = "cpu",
+    names: EncoderNames | None = None,
+    dtype: torch.dtype = torch.float32,
+    adapters: Mapping[str, AdapterBuilder] = METHODS,
 ) -> Engine:
     """Load adapters onto their base model, ready to sample.
 
     Args:
+        adapters: what builds them, by the method's name.
         names: where to find the frozen models when not where training found them; fingerprints must agree anyway.
 
     Raises:
@@ -112,7 +118,7 @@ def load_checkpoint(
                 f" {encoders.fingerprints[family]}; load the encoder it was trained with"
             )
     pipe = load_pipeline(names.base, device, dtype)
-    model = build_model(pipe.unet, config, directory)
+    model = build_model(pipe.unet, config, directory, adapters)
     load_adapters(model, directory)
     model.to(device, dtype).eval()
     digest = hashlib.sha256((Path(directory) / WEIGHTS).read_bytes()).hexdigest()
@@ -132,19 +138,25 @@ def store_calibration(directory: Path | str, calibration: Calibration) -> None:
     os.replace(draft, Path(directory) / CONFIG)
 
 
-def build_model(unet: Any, config: Mapping[str, Any], directory: Path | str) -> FlexIP:
+def build_model(
+    unet: Any, config: Mapping[str, Any], directory: Path | str, adapters: Mapping[str, AdapterBuilder] = METHODS
+) -> FlexIP:
     """A FlexIP of the checkpoint's architecture on a UNet.
 
     Raises:
         CheckpointError: an architecture this version does not know, or one of another UNet.
     """
     known = {f.name for f in dataclasses.fields(AdapterConfig)}
-    architecture = config["architecture"]
+    architecture = {"method": "flexip"} | config["architecture"]
+    if architecture["method"] not in adapters:
+        raise CheckpointError(
+            f"checkpoint {directory}: method {architecture['method']!r}; known here: {', '.join(adapters)}"
+        )
     if set(architecture) != known:
         odd = sorted(set(architecture) ^ known)
         raise CheckpointError(f"checkpoint {directory}: architecture fields {odd} are missing or unknown")
     try:
-        return FlexIP(unet, AdapterConfig(**architecture))
+        return FlexIP(unet, AdapterConfig(**architecture), adapters[architecture["method"]])
     except ValueError as error:
         raise CheckpointError(f"checkpoint {directory}: of another architecture: {error}") from error
 

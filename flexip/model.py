@@ -1,6 +1,6 @@
 """FlexIP: a frozen UNet, two adapters and one shared projection pair a layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,12 +20,17 @@ from flexip.attention import (
 )
 from flexip.gate import Gate
 
+AdapterBuilder = Callable[[AdapterConfig], nn.Module]
+
 
 class FlexIP(nn.Module):
     """The trainable parts beside a frozen UNet, which is held by reference and never saved with them."""
 
-    def __init__(self, unet: Any, config: AdapterConfig):
+    def __init__(self, unet: Any, config: AdapterConfig, build: AdapterBuilder = Adapters):
         """Start W' from the UNet's text projections and give its attention layers the gated processors.
+
+        Args:
+            build: makes the module from (cls, patches, text) to SubjectTokens; baselines bring another.
 
         Raises:
             ValueError: `config.context_width` is not the UNet's cross-attention width.
@@ -35,7 +40,7 @@ class FlexIP(nn.Module):
         if config.context_width != width:
             raise ValueError(f"context_width: {config.context_width}; the UNet's cross-attention width is {width}")
         self.config = config
-        self.adapters = Adapters(config)
+        self.adapters = build(config)
         self.attention = SubjectProjections(unet)
         self.unet = unet
         self.unet.requires_grad_(False)

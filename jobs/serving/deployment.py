@@ -19,6 +19,7 @@ from jobs.serving.batching import Batcher
 from jobs.serving.requests import LimitsConfig, Served
 
 SECONDS_TO_RETRY = 2.0  # told by Serve's own guard, which knows nothing of the replica's speed
+REFUSED_AT_ONCE = 500  # requests beyond the queue that the replica itself still refuses
 CONSTRUCTOR_TRIES = 2  # a checkpoint that does not load will not load the twentieth time either
 
 
@@ -56,9 +57,9 @@ def application(
     """The Serve application of one checkpoint.
 
     The replica's own queue refuses first, with a computed Retry-After and OpenAI's error shape; Serve's limits stand
-    behind it, so that a flood of requests does not even reach the replica.
+    far behind it, so that a flood of requests does not even reach the replica.
     """
-    at_once = 2 * (batch_rows + queue_rows)
+    at_once = batch_rows + queue_rows + REFUSED_AT_ONCE
     deployment = serve.deployment(
         serve.ingress()(ImageService),
         name="images",

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Different ones: all are held until the last is found."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture
@@ -33,14 +35,14 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
     The node's processes are one group, which ends by its own id: `ray stop` would end every Ray of the user.
     """
     folder = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))  # short: Ray puts sockets below it
-    dashboard, port = free_port(), free_port()
+    dashboard, port, client = free_ports(3)
     removed = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     environment = {name: value for name, value in os.environ.items() if name not in removed}
     # By itself the head asks for a token as soon as one lies in the home directory, and the client sends none.
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)}
     environment["PATH"] = f"{RAY.parent}{os.pathsep}{environment['PATH']}"  # as in an activated environment
     command = [str(RAY), "start", "--head", "--block", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=4"]
-    command += ["--include-dashboard=true", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
+    command += ["--include-dashboard=true", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     command += ["--dashboard-agent-listen-port=0", "--object-store-memory=300000000", "--disable-usage-stats"]
     log = (folder / "head.log").open("wb")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

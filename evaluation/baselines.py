@@ -1,0 +1,75 @@
+"""What FlexIP is compared with: image prompts in the manner of IP-Adapter, in the same attention, trained the same way.
+
+    ip-adapter        tokens from the CLIP [CLS]                                   Z = Attn(T) + s Attn(tokens W')
+    plus-dino         learned queries over DINOv2 patches and the CLIP [CLS]       the same
+
+(Ye et al. 2023, section 3.2.) They differ from FlexIP in the adapters alone: W', data, noise, steps and sampler are
+shared. The gate's first weight is IP-Adapter's scale; there is nothing for the second one to weigh.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flexip.adapters import AdapterConfig, Adapters, SubjectTokens
+from flexip.checkpoint import load_checkpoint
+from flexip.sampler import Engine
+
+
+class ImagePrompt(nn.Module):
+    """IP-Adapter: the CLIP [CLS] expanded to a few tokens."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        self.projection = ImageProjection(config.clip_width, config.context_width, config.cls_tokens)
+
+    def forward(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        return SubjectTokens(self.projection(cls), text[:, :0])
+
+
+class PlusOverDino(nn.Module):
+    """IP-Adapter-Plus over what FlexIP sees: one stack of learned queries for DINOv2 patches and [CLS] together.
+
+    It has as many tokens as FlexIP's Preservation Adapter, and is as much deeper as makes the parameters equal.
+    """
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        self.cls_expansion = ImageProjection(config.clip_width, config.dino_width, config.cls_tokens)
+        self.detail = IPAdapterPlusImageProjection(
+            embed_dims=config.dino_width,
+            output_dims=config.context_width,
+            hidden_dims=config.context_width,
+            depth=matched_depth(config),
+            dim_head=config.dim_head,
+            heads=config.heads,
+            num_queries=config.preservation_tokens,
+        )
+
+    def forward(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        seen = torch.cat([patches, self.cls_expansion(cls)], dim=1)
+        return SubjectTokens(self.detail(seen), text[:, :0])
+
+
+BASELINES = {"ip-adapter": ImagePrompt, "plus-dino": PlusOverDino}
+
+
+def matched_depth(config: AdapterConfig) -> int:
+    """Perceiver blocks with which `PlusOverDino` has about as many parameters as FlexIP's adapters."""
+    return 3 * config.depth
+
+
+def load_baseline(directory: Path | str, device: str = "cpu") -> Engine:
+    """A baseline's checkpoint, ready to sample; `Request.preservation` is its scale.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, or a method that is none of BASELINES.
+    """
+    return load_checkpoint(directory, device, adapters=BASELINES | {"flexip": Adapters})
