@@ -1,7 +1,8 @@
 """What FlexIP is compared with: image prompts in the manner of IP-Adapter, in the same attention, trained the same way.
 
-    ip-adapter        tokens from the CLIP [CLS]                                   Z = Attn(T) + s Attn(tokens W')
-    plus-dino         learned queries over DINOv2 patches and the CLIP [CLS]       the same
+    ip-adapter        tokens from the CLIP [CLS]                              Z = Attn(T) + s Attn(tokens W')
+    ip-adapter-plus   learned queries over CLIP's penultimate states          the same
+    plus-dino         learned queries over DINOv2 patches and the CLIP [CLS]  the same
 
 (Ye et al. 2023, section 3.2.) They differ from FlexIP in the adapters alone: W', data, noise, steps and sampler are
 shared. The gate's first weight is IP-Adapter's scale; there is nothing for the second one to weigh.
@@ -32,6 +33,19 @@ class ImagePrompt(nn.Module):
         return SubjectTokens(self.projection(cls), text[:, :0])
 
 
+class ImagePromptPlus(nn.Module):
+    """IP-Adapter-Plus: learned queries over the penultimate states of CLIP, which come in the place of patches."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        self.projection = _resampler(config, config.queries, config.depth)
+
+    def forward(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dh"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        return SubjectTokens(self.projection(patches), text[:, :0])
+
+
 class PlusOverDino(nn.Module):
     """IP-Adapter-Plus over what FlexIP sees: one stack of learned queries for DINOv2 patches and [CLS] together.
 
@@ -41,15 +55,7 @@ class PlusOverDino(nn.Module):
     def __init__(self, config: AdapterConfig):
         super().__init__()
         self.cls_expansion = ImageProjection(config.clip_width, config.dino_width, config.cls_tokens)
-        self.detail = IPAdapterPlusImageProjection(
-            embed_dims=config.dino_width,
-            output_dims=config.context_width,
-            hidden_dims=config.context_width,
-            depth=matched_depth(config),
-            dim_head=config.dim_head,
-            heads=config.heads,
-            num_queries=config.preservation_tokens,
-        )
+        self.detail = _resampler(config, config.preservation_tokens, matched_depth(config))
 
     def forward(
         self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
@@ -58,7 +64,12 @@ class PlusOverDino(nn.Module):
         return SubjectTokens(self.detail(seen), text[:, :0])
 
 
-BASELINES = {"ip-adapter": ImagePrompt, "plus-dino": PlusOverDino}
+ADAPTERS = {
+    "flexip": Adapters,
+    "ip-adapter": ImagePrompt,
+    "ip-adapter-plus": ImagePromptPlus,
+    "plus-dino": PlusOverDino,
+}
 
 
 def matched_depth(config: AdapterConfig) -> int:
@@ -70,6 +81,18 @@ def load_baseline(directory: Path | str, device: str = "cpu") -> Engine:
     """A baseline's checkpoint, ready to sample; `Request.preservation` is its scale.
 
     Raises:
-        CheckpointError: as `load_checkpoint`, or a method that is none of BASELINES.
+        CheckpointError: as `load_checkpoint`, or a method that is none of ADAPTERS.
     """
-    return load_checkpoint(directory, device, adapters=BASELINES | {"flexip": Adapters})
+    return load_checkpoint(directory, device, adapters=ADAPTERS)
+
+
+def _resampler(config: AdapterConfig, queries: int, depth: int) -> IPAdapterPlusImageProjection:
+    return IPAdapterPlusImageProjection(
+        embed_dims=config.dino_width,
+        output_dims=config.context_width,
+        hidden_dims=config.context_width,
+        depth=depth,
+        dim_head=config.dim_head,
+        heads=config.heads,
+        num_queries=queries,
+    )

@@ -9,6 +9,7 @@ from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProje
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from flexip.encoders import Detail
 from flexip.resampler import Resampler
 
 Gating = Literal["branch", "token"]
@@ -28,6 +29,7 @@ class AdapterConfig:
     heads: int = 12
     dim_head: int = 64
     gating: Gating = "branch"
+    detail: Detail = "dino"  # family of the features that `patches` are
     method: str = "flexip"  # other names are baselines, which `flexip` itself does not know
 
     @property

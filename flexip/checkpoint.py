@@ -122,6 +122,7 @@ def load_checkpoint(
     load_adapters(model, directory)
     model.to(device, dtype).eval()
     digest = hashlib.sha256((Path(directory) / WEIGHTS).read_bytes()).hexdigest()
+    encoders = dataclasses.replace(encoders, detail=model.config.detail)
     stored = config.get("calibration")
     return Engine(model, encoders, pipe, digest, Calibration(**stored) if stored else None)
 
@@ -147,7 +148,7 @@ def build_model(
         CheckpointError: an architecture this version does not know, or one of another UNet.
     """
     known = {f.name for f in dataclasses.fields(AdapterConfig)}
-    architecture = {"method": "flexip"} | config["architecture"]
+    architecture = {"method": "flexip", "detail": "dino"} | config["architecture"]
     if architecture["method"] not in adapters:
         raise CheckpointError(
             f"checkpoint {directory}: method {architecture['method']!r}; known here: {', '.join(adapters)}"

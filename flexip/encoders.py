@@ -3,6 +3,7 @@
 Representations, named once:
     cls       (B, Dc)       OpenCLIP projected [CLS] of the reference, not normalised        family "clip"
     patches   (B, N, Dd)    DINOv2 last-layer normed patch tokens of the reference           family "dino"
+    hidden    (B, N + 1, Dh) OpenCLIP's penultimate states, [CLS] first, as IP-Adapter-Plus reads   family "hidden"
     text      (B, L, D)     CLIP text last hidden states of the caption                      family "text"
     moments   (B, 2C, h, w) VAE mean and log-variance of the target, unscaled                family "vae"
 
@@ -15,7 +16,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from flexip import pocket
 from flexip.images import Rgb, pad_square, resize
+
+Detail = Literal["dino", "hidden"]  # the family that the detail of a reference is read from
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,30 @@ class Encoders:
     fingerprints: dict[str, str]  # family -> 16 hex characters of weights and preprocessing
     device: str
     dtype: torch.dtype
+    detail: Detail = "dino"
 
     @torch.inference_mode()
     def encode_references(self, images: Sequence[Rgb]) -> tuple[Float[Tensor, "B Dc"], Float[Tensor, "B N Dd"]]:
-        """CLIP [CLS] and DINOv2 patches of reference crops; a crop that is not square is padded with white."""
+        """CLIP [CLS], and DINOv2 patches or what else is the detail; a crop that is not square is padded with white."""
         squares = [pad_square(image) for image in images]
         cls = self.clip.encode_image(self._clip_pixels(squares))
+        if self.detail == "hidden":
+            return cls, self.encode_hidden(images)
         hidden = self.dino(pixel_values=self._dino_pixels(squares)).last_hidden_state
         return cls, hidden[:, 1:]
+
+    @torch.inference_mode()
+    def encode_hidden(self, images: Sequence[Rgb]) -> Float[Tensor, "B N Dh"]:
+        """Output of OpenCLIP's last block but one for reference crops, [CLS] first."""
+        found = self.clip.visual.forward_intermediates(
+            self._clip_pixels([pad_square(image) for image in images]),
+            indices=[len(self.clip.visual.transformer.resblocks) - 2],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        return torch.cat([found["image_intermediates_prefix"][0], found["image_intermediates"][0]], dim=1)
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
@@ -128,6 +147,7 @@ class Encoders:
         return {
             "clip": (_clip_width(self.clip),),
             "dino": ((side // patch) ** 2, self.dino.config.hidden_size),
+            "hidden": _clip_hidden_shape(self.clip),
             "text": (self.tokenizer.model_max_length, self.text_encoder.config.hidden_size),
             "vae": (2 * self.vae.config.latent_channels, latent, latent),
         }
@@ -169,9 +189,11 @@ def load_encoders(
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     unet_config: Any = UNet2DConditionModel.load_config(base, subfolder="unet")
     sample_size = int(unet_config["sample_size"])
+    clip_mark = fingerprint(clip.state_dict().items(), str(preprocess))
     fingerprints = {
-        "clip": fingerprint(clip.state_dict().items(), str(preprocess)),
+        "clip": clip_mark,
         "dino": fingerprint(dino.state_dict().items(), _processor_text(processor)),
+        "hidden": clip_mark,
         "text": fingerprint(text_encoder.state_dict().items(), json.dumps(tokenizer.get_vocab(), sort_keys=True)),
         "vae": fingerprint(vae.state_dict().items(), f"{sample_size}"),
     }
@@ -234,3 +256,8 @@ def _vae_factor(vae: Any) -> int:
 
 def _clip_width(clip: Any) -> int:
     return int(clip.visual.output_dim)
+
+
+def _clip_hidden_shape(clip: Any) -> tuple[int, int]:
+    tokens, width = clip.visual.positional_embedding.shape
+    return int(tokens), int(width)

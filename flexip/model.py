@@ -18,6 +18,7 @@ from flexip.attention import (
     install_processors,
     project_subjects,
 )
+from flexip.encoders import Detail
 from flexip.gate import Gate
 
 AdapterBuilder = Callable[[AdapterConfig], nn.Module]
@@ -159,11 +160,14 @@ def _set_next_gate(
     return tensors
 
 
-def adapter_config(unet: Any, shapes: dict[str, tuple[int, ...]], **sizes: Any) -> AdapterConfig:
+def adapter_config(
+    unet: Any, shapes: dict[str, tuple[int, ...]], detail: Detail = "dino", **sizes: Any
+) -> AdapterConfig:
     """The adapter configuration whose widths fit a UNet and `Encoders.shapes`; `sizes` are the free ones."""
     return AdapterConfig(
         context_width=unet.config.cross_attention_dim,
         clip_width=shapes["clip"][-1],
-        dino_width=shapes["dino"][-1],
+        dino_width=shapes[detail][-1],
+        detail=detail,
         **sizes,
     )

@@ -171,7 +171,8 @@ def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -
     pairs = [(i, order[id(image)]) for i, r in enumerate(requests) for image in r.references]
     if not pairs:
         shapes = encoders.shapes
-        cls, patches = (torch.zeros(1, *shapes[f], device=text.device, dtype=text.dtype) for f in ("clip", "dino"))
+        families = ("clip", encoders.detail)
+        cls, patches = (torch.zeros(1, *shapes[f], device=text.device, dtype=text.dtype) for f in families)
         one = engine.model.subject_tokens(cls, patches, text[:1]).zeros()
         return one.select(torch.zeros(len(requests), dtype=torch.long, device=text.device))
     cls, patches = encoders.encode_references(list(images.values()))

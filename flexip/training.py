@@ -21,7 +21,7 @@ from flexip.diffusion import (
     sample_posterior,
     target,
 )
-from flexip.encoders import Encoders
+from flexip.encoders import Detail, Encoders
 from flexip.gate import Gate
 from flexip.model import FlexIP
 from flexip.rows import DATASETS, DatasetName
@@ -81,8 +81,9 @@ def build_batch(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     min_snr: float | None = None,
+    detail: Detail = "dino",
 ) -> Batch:
-    """Turn feature columns ("clip", "dino", "text", "vae") into a batch.
+    """Turn feature columns ("clip", "text", "vae" and the detail's) into a batch.
 
     Every draw of a row comes from its own `row_seeds` entry (see `batch_rows`), so that a row is noised, timed and
     dropped alike whichever worker it is dealt to.
@@ -94,7 +95,7 @@ def build_batch(
         KeyError: a feature family is missing. ValueError: gamma outside 0..1.
     """
     cls, patches, text, moments = (
-        torch.from_numpy(np.asarray(columns[family])).to(device, dtype) for family in ("clip", "dino", "text", "vae")
+        torch.from_numpy(np.asarray(columns[family])).to(device, dtype) for family in ("clip", detail, "text", "vae")
     )
     rows, steps = len(cls), len(noising.alphas_cumprod)
     shape = (moments.shape[1] // 2, *moments.shape[2:])

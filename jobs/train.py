@@ -30,7 +30,7 @@ from jobs.console import UserError, command_line, progress, say, user_mistake
 from jobs.tracking import create_run, history, open_client, run_exists, running, tracking_uri
 from jobs.training.config import TrainConfig
 from jobs.training.record import RunRecord, open_record
-from jobs.training.worker import FAMILIES, Assignment, train_worker
+from jobs.training.worker import Assignment, families, train_worker
 from pipelines.shards import PairDataset, open_dataset
 
 if TYPE_CHECKING:
@@ -82,12 +82,18 @@ def _load_encoders(config: TrainConfig, dataset: PairDataset) -> Encoders:
     except OSError as error:
         raise UserError(f"models: {names}: cannot be loaded ({str(error).splitlines()[0]})") from error
     theirs = dataset.manifest.fingerprints
-    option = {"clip": "clip", "dino": "dino", "text": "base", "vae": "base"}
+    option = {"clip": "clip", "dino": "dino", "hidden": "clip", "text": "base", "vae": "base"}
+    needed = families(config.adapter.detail)
+    if missing := [family for family in needed if family not in theirs]:
+        raise UserError(
+            f"dataset {dataset.root}: has no {missing[0]} features, which adapter.method = {config.adapter.method} "
+            f"needs; curate with --shards.{missing[0]} true"
+        )
     problems = [
         f"dataset {dataset.root}: its {family} features come from encoder {theirs.get(family)}, "
         f"models.{option[family]} = {names[option[family]]} is {encoders.fingerprints[family]}; "
         "curate again, or name the model it was curated with"
-        for family in FAMILIES
+        for family in needed
         if theirs.get(family) != encoders.fingerprints[family]
     ]
     if problems:

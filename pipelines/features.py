@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the workers that only decode or detect start without torch
     from flexip.encoders import EncoderNames, Encoders
 
 FAMILIES = ("clip", "dino", "text", "vae")
+OPTIONAL = "hidden"
 
 
 def open_encoders(names: "EncoderNames", *, gpu: bool, threads: int) -> "Encoders":
@@ -44,22 +45,33 @@ def embed_crops(
     return np.stack(rows) if rows else np.zeros((0, encoders.shapes["dino"][1]), np.float32)
 
 
-def encode_pairs(encoders: "Encoders", pairs: Sequence[PairRow], batch_size: int, dtype: str) -> dict[str, np.ndarray]:
-    """All families in the pairs' order: clip and dino of the reference, text of the caption, vae of the target."""
-    parts: dict[str, list[np.ndarray]] = {family: [] for family in FAMILIES}
+def families(hidden: bool) -> tuple[str, ...]:
+    """The families that a dataset holds."""
+    return (*FAMILIES, OPTIONAL) if hidden else FAMILIES
+
+
+def encode_pairs(
+    encoders: "Encoders", pairs: Sequence[PairRow], batch_size: int, dtype: str, hidden: bool = False
+) -> dict[str, np.ndarray]:
+    """All families in the pairs' order: clip, dino and perhaps hidden of the reference, text of the caption, vae of
+    the target.
+    """
+    parts: dict[str, list[np.ndarray]] = {family: [] for family in families(hidden)}
     for start in range(0, len(pairs), batch_size):
         chunk = pairs[start : start + batch_size]
-        for family, values in encode_batch(encoders, chunk).items():
+        for family, values in encode_batch(encoders, chunk, hidden).items():
             parts[family].append(_numpy(values).astype(dtype))
     return {family: np.concatenate(arrays) for family, arrays in parts.items()}
 
 
-def encode_batch(encoders: "Encoders", pairs: Sequence[PairRow]) -> "dict[str, Tensor]":
+def encode_batch(encoders: "Encoders", pairs: Sequence[PairRow], hidden: bool = False) -> "dict[str, Tensor]":
     """One batch of every family, on the encoders' device."""
-    cls, patches = encoders.encode_references([decode_image(pair.reference) for pair in pairs])
+    references = [decode_image(pair.reference) for pair in pairs]
+    cls, patches = encoders.encode_references(references)
     text = encoders.encode_text([pair.caption for pair in pairs])
     moments = encoders.encode_targets([decode_image(pair.target) for pair in pairs])
-    return {"clip": cls, "dino": patches, "text": text, "vae": moments}
+    batch = {"clip": cls, "dino": patches, "text": text, "vae": moments}
+    return batch | {OPTIONAL: encoders.encode_hidden(references)} if hidden else batch
 
 
 def _mean_patch(patches: np.ndarray, mask: Mask) -> np.ndarray:

@@ -149,6 +149,9 @@ class ShardSettings(Settings):
     threads: int = Field(
         default=1, ge=1, description="CPU threads of one encoding actor; part of the result's last bits"
     )
+    hidden: bool = Field(
+        default=False, description="also store CLIP's penultimate states of the reference, for IP-Adapter-Plus"
+    )
     dtype: str = Field(
         default="float16", pattern="^(float16|float32)$", description="storage of features: float16 or float32"
     )

@@ -122,7 +122,8 @@ def write_shard(
     name = shards.part_name(shard.number)
     entries = [shards.write_table(output, f"{shard.dataset}/pairs/{name}", to_table(rows, PairRow))]
     ids = [row.pair_id for row in rows]
-    encoded = features.encode_pairs(encoders, rows, settings.shards.batch_size, settings.shards.dtype)
+    wanted = settings.shards
+    encoded = features.encode_pairs(encoders, rows, wanted.batch_size, wanted.dtype, wanted.hidden)
     for family, values in encoded.items():
         path = f"{shards.feature_folder(shard.dataset, family, encoders.fingerprints[family])}/{name}"
         entries.append(shards.write_table(output, path, shards.feature_table(ids, family, values)))
@@ -155,12 +156,13 @@ def make_manifest(
     for shard in plan:
         for split in shard.splits:
             sizes[shard.dataset][split] += 1
+    held = features.families(settings.shards.hidden)
     return Manifest(
         schema_version=shards.SCHEMA_VERSION,
         config=settings.model_dump(mode="json"),
         encoders=dataclasses.asdict(names),
-        fingerprints=info["fingerprints"],
-        shapes=info["shapes"],
+        fingerprints={family: info["fingerprints"][family] for family in held},
+        shapes={family: info["shapes"][family] for family in held},
         dtype=settings.shards.dtype,
         counts={unit: {"inputs": count.total, **dataclasses.asdict(count)} for unit, count in counts.items()},
         sizes=sizes,

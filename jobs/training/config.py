@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from flexip.encoders import Detail
 from flexip.rows import DatasetName
 from jobs.config import JobConfig, MLflowConfig, ModelsConfig, RayConfig, Section
 
@@ -15,9 +16,17 @@ class AdapterSizes(Section):
     depth: int = Field(default=4, ge=1, description="Perceiver blocks of each stream")
     heads: int = Field(default=12, ge=1, description="attention heads of a block")
     dim_head: int = Field(default=64, ge=8, description="width of a head")
+    method: Literal["flexip", "ip-adapter", "ip-adapter-plus", "plus-dino"] = Field(
+        default="flexip", description="what is trained: FlexIP, or one of the baselines of evaluation/baselines.py"
+    )
     gating: Literal["branch", "token"] = Field(
         default="branch", description="what the gate scales: attention or tokens"
     )
+
+    @property
+    def detail(self) -> Detail:
+        """The feature family that the method reads the subject's detail from."""
+        return "hidden" if self.method == "ip-adapter-plus" else "dino"
 
 
 Weight = Annotated[float, Field(ge=0, le=1)]

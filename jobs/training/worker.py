@@ -24,8 +24,9 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from evaluation.baselines import ADAPTERS
 from flexip.checkpoint import load_training_state, save_checkpoint
-from flexip.encoders import EncoderNames, load_unet
+from flexip.encoders import Detail, EncoderNames, load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.rows import DATASETS, DatasetName
 from flexip.training import (
@@ -44,8 +45,6 @@ from jobs.console import UserError
 from jobs.tracking import history, log_steps, open_client
 from jobs.training.config import TrainConfig
 from pipelines.shards import PairDataset, open_dataset
-
-FAMILIES = ("clip", "dino", "text", "vae")
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,9 @@ def _prepare(job: Assignment, device: str) -> tuple[TrainState, Any]:
     unet = load_unet(job.names.base)
     with torch.random.fork_rng(devices=[]):  # the layers draw their first weights from the global generator
         torch.manual_seed(config.seed)
-        model = FlexIP(unet, adapter_config(unet, job.shapes, **config.adapter.model_dump()))
+        sizes = config.adapter.model_dump()
+        architecture = adapter_config(unet, job.shapes, config.adapter.detail, **sizes)
+        model = FlexIP(unet, architecture, ADAPTERS[config.adapter.method])
     wrapped = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
     settings = config.optimizer
     state = new_state(model, settings.learning_rate, settings.weight_decay, settings.ema)
@@ -127,17 +128,23 @@ def _batch(job: Assignment, dataset: PairDataset, step: int, rank: int, world: i
     gamma = torch.tensor([draw_gamma(config.gate.bounds(row.dataset), row.seed) for row in rows])
     seeds = np.array([row.seed for row in rows])
     drops = Drops(**config.drops.model_dump())
-    columns = read_features(dataset, rows)
-    return build_batch(columns, gamma, drops, job.noising, seeds, device, min_snr=config.optimizer.min_snr)
+    detail, min_snr = config.adapter.detail, config.optimizer.min_snr
+    columns = read_features(dataset, rows, families(detail))
+    return build_batch(columns, gamma, drops, job.noising, seeds, device, min_snr=min_snr, detail=detail)
 
 
-def read_features(dataset: PairDataset, rows: Sequence[BatchRow]) -> dict[str, np.ndarray]:
+def families(detail: Detail) -> tuple[str, ...]:
+    """The feature families that training reads."""
+    return ("clip", detail, "text", "vae")
+
+
+def read_features(dataset: PairDataset, rows: Sequence[BatchRow], families: Sequence[str]) -> dict[str, np.ndarray]:
     """Feature columns of the given training rows, in their order."""
     positions = {name: [i for i, row in enumerate(rows) if row.dataset == name] for name in DATASETS}
     present: list[DatasetName] = [name for name in DATASETS if positions[name]]
-    parts = [dataset.read(name, "train", [rows[i].row for i in positions[name]], FAMILIES) for name in present]
+    parts = [dataset.read(name, "train", [rows[i].row for i in positions[name]], families) for name in present]
     back = np.argsort(list(itertools.chain.from_iterable(positions.values())))
-    return {family: np.concatenate([part[family] for part in parts])[back] for family in FAMILIES}
+    return {family: np.concatenate([part[family] for part in parts])[back] for family in families}
 
 
 def _report(job: Assignment, state: TrainState, rank: int) -> None:

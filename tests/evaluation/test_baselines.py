@@ -6,25 +6,33 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.baselines import BASELINES, PlusOverDino, load_baseline
+from evaluation.baselines import ADAPTERS, PlusOverDino, load_baseline
 from flexip.adapters import AdapterConfig, Adapters
 from flexip.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from flexip.encoders import load_unet
+from flexip.encoders import Detail, load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.request import Request
 from flexip.sampler import sample
 from flexip.training import Drops, batch_loss, build_batch, load_noising, new_state, train_step
+from jobs.training.config import AdapterSizes
 
 SIZES = {"queries": 4, "depth": 1, "heads": 2, "dim_head": 32}
+
+
+BASELINES = [name for name in ADAPTERS if name != "flexip"]
+
+
+def detail_of(name: str) -> Detail:
+    return AdapterSizes(method=name).detail  # type: ignore[arg-type]
 
 
 def build(name: str, shapes) -> FlexIP:
     torch.manual_seed(0)
     unet = load_unet()
-    return FlexIP(unet, adapter_config(unet, shapes, method=name, **SIZES), BASELINES[name])
+    return FlexIP(unet, adapter_config(unet, shapes, detail_of(name), method=name, **SIZES), ADAPTERS[name])
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_is_saved_loaded_and_obeys_its_scale(pocket_encoders, reference, tmp_path, name):
     model = build(name, pocket_encoders.shapes)
     save_checkpoint(tmp_path, model, names=pocket_encoders.names, fingerprints=pocket_encoders.fingerprints)
@@ -44,7 +52,7 @@ def test_flexip_loads_beside_the_baselines(untrained_checkpoint, tmp_path):
     assert load_baseline(copied).model.config.method == "flexip"
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_learns_by_the_same_step(pocket_encoders, name):
     model = build(name, pocket_encoders.shapes)
     rng = np.random.default_rng(0)
@@ -53,7 +61,7 @@ def test_a_baseline_learns_by_the_same_step(pocket_encoders, name):
     }
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     noising = load_noising(pocket_encoders, config)
-    batch = build_batch(columns, torch.ones(4), Drops(0, 0, 0), noising, np.arange(4))
+    batch = build_batch(columns, torch.ones(4), Drops(0, 0, 0), noising, np.arange(4), detail=detail_of(name))
     state = new_state(model, learning_rate=3e-3, weight_decay=0.0)
     first = batch_loss(model, batch).mean().item()
     for _ in range(12):

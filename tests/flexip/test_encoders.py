@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import torch
 from PIL import Image
@@ -8,7 +10,8 @@ from flexip.encoders import fingerprint, load_encoders
 def test_shapes_are_those_of_the_features(pocket_encoders, reference):
     cls, patches = pocket_encoders.encode_references([reference])
     text, moments = pocket_encoders.encode_text(["a creature"]), pocket_encoders.encode_targets([reference])
-    found = {"clip": cls, "dino": patches, "text": text, "vae": moments}
+    hidden = pocket_encoders.encode_hidden([reference])
+    found = {"clip": cls, "dino": patches, "hidden": hidden, "text": text, "vae": moments}
     assert {family: tuple(value.shape[1:]) for family, value in found.items()} == pocket_encoders.shapes
 
 
@@ -37,6 +40,18 @@ def test_fingerprints_are_stable_and_change_with_a_weight_or_the_preprocessing(p
 def test_clip_pixels_are_the_librarys_own(pocket_encoders, reference):
     ours = pocket_encoders.clip.encode_image(pocket_encoders.clip_preprocess(Image.fromarray(reference))[None])
     torch.testing.assert_close(pocket_encoders.encode_references([reference])[0], ours, atol=1e-6, rtol=1e-6)
+
+
+def test_hidden_states_are_the_last_block_s_input(pocket_encoders, reference):
+    blocks, seen = pocket_encoders.clip.visual.transformer.resblocks, []
+    hook = blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    cls, _ = pocket_encoders.encode_references([reference])
+    hook.remove()
+    hidden = pocket_encoders.encode_hidden([reference])
+    torch.testing.assert_close(hidden, seen[0], atol=1e-5, rtol=1e-5)
+    instead = dataclasses.replace(pocket_encoders, detail="hidden").encode_references([reference])
+    assert torch.equal(instead[0], cls)
+    assert torch.equal(instead[1], hidden)
 
 
 def test_dino_pixels_are_the_librarys_own(pocket_encoders, reference):

@@ -1,6 +1,7 @@
 """Training on two workers and on one, for real: Ray Train, gloo, MLflow, checkpoints on the pocket models."""
 
 import json
+import shutil
 import socket
 from itertools import pairwise
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 from training_data import write_dataset
 
+from evaluation.baselines import load_baseline
 from flexip.checkpoint import load_checkpoint
 from flexip.encoders import EncoderNames
 from flexip.training import TrainState, batch_rows
@@ -20,7 +22,7 @@ from jobs.config import MLflowConfig, RayConfig
 from jobs.console import UserError
 from jobs.train import TrainResult, run
 from jobs.training.config import AdapterSizes, Mixture, OptimizerConfig, TrainConfig
-from jobs.training.worker import FAMILIES, learning_rate_schedule, read_features
+from jobs.training.worker import families, learning_rate_schedule, read_features
 from pipelines.shards import DatasetError, open_dataset
 
 STEPS = 6
@@ -99,6 +101,23 @@ def test_mlflow_run_is_finished_and_has_each_step_once(two_workers):
     assert torch.tensor(result.losses).isfinite().all()
 
 
+def test_a_baseline_is_trained_by_the_same_job(ray_up, dataset, tmp_path):
+    sizes = AdapterSizes(method="ip-adapter-plus", queries=2, depth=1, heads=2, dim_head=16)
+    result = run(configuration(dataset, tmp_path, adapter=sizes, workers=1))
+    engine = load_baseline(result.checkpoint)
+    assert engine.encoders.detail == engine.model.config.detail == "hidden"
+    assert len(result.losses) == STEPS
+
+
+def test_a_dataset_without_the_features_that_a_baseline_needs_is_refused(dataset, tmp_path):
+    copied = shutil.copytree(dataset, tmp_path / "dataset")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    del manifest["fingerprints"]["hidden"]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"has no hidden features, .* curate with --shards\.hidden true"):
+        run(configuration(copied, tmp_path / "out", adapter=AdapterSizes(method="ip-adapter-plus")))
+
+
 def test_one_worker_sees_the_same_batches_as_two(two_workers, ray_up, dataset, tmp_path):
     _, two = two_workers
     one = run(configuration(dataset, tmp_path / "one", workers=1))
@@ -151,10 +170,11 @@ def test_rows_are_read_in_the_order_of_the_batch(dataset):
     data = open_dataset(dataset)
     rows = batch_rows(0, 5, 8, {"invariant": 12, "variant": 12}, {"invariant": 1.0, "variant": 2.0})
     assert {row.dataset for row in rows} == {"invariant", "variant"}
-    columns = read_features(data, rows)
+    needed = families("dino")
+    columns = read_features(data, rows, needed)
     for i, row in enumerate(rows):
-        alone = data.read(row.dataset, "train", [row.row], FAMILIES)
-        assert all((columns[family][i] == alone[family][0]).all() for family in FAMILIES)
+        alone = data.read(row.dataset, "train", [row.row], needed)
+        assert all((columns[family][i] == alone[family][0]).all() for family in needed)
 
 
 def test_a_missing_dataset_is_refused(tmp_path):

@@ -37,7 +37,7 @@ def config(source: Path, output: Path, **sections) -> CurateConfig:
         input=InputSettings(path=str(source), group_by_folder=True),
         output=output,
         **{
-            "shards": {"rows_per_file": 8},
+            "shards": {"rows_per_file": 8, "hidden": True},
             "splits": {"least_test": 1},
             "frames": {"per_video": 6},
             "pairs": {"identity_min": 0.0},
@@ -136,12 +136,14 @@ def test_features_are_those_of_the_stored_pictures_and_captions(curated, pocket_
     size = dataset.size("variant", "train")
     assert size >= 4
     rows = [size - 1, 0]
-    got = dataset.read("variant", "train", rows, ["clip", "dino", "text", "vae"])
+    got = dataset.read("variant", "train", rows, ["clip", "dino", "hidden", "text", "vae"])
     pairs = dataset.pairs("variant", "train").take(rows).to_pylist()
-    cls, patches = pocket_encoders.encode_references([decode_image(p["reference"]) for p in pairs])
+    references = [decode_image(p["reference"]) for p in pairs]
+    cls, patches = pocket_encoders.encode_references(references)
     expected = {
         "clip": cls,
         "dino": patches,
+        "hidden": pocket_encoders.encode_hidden(references),
         "text": pocket_encoders.encode_text([p["caption"] for p in pairs]),
         "vae": pocket_encoders.encode_targets([decode_image(p["target"]) for p in pairs]),
     }
