@@ -19,6 +19,7 @@ from flexip.rows import DATASETS, Split
 from flexip.sampler import Engine
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
+from pipelines.references import prepare_reference
 from pipelines.shards import open_dataset
 
 GAMMAS = [round(0.1 * i, 1) for i in range(11)]
@@ -125,14 +126,14 @@ def references_of(path: Path, split: Split, most: int) -> list[Subject]:
 
 
 def _from_folder(folder: Path) -> list[Subject]:
-    """One subject per picture, or per sub-folder with its first picture, by name."""
+    """One subject per picture, or per sub-folder with its first picture, by name; cut out as in training."""
     if not folder.is_dir():
         raise UserError(f"references {folder}: no such folder; give one with a picture per subject")
     files = [_first_picture(entry) for entry in sorted(folder.iterdir())]
     found = [(file.stem if file.parent == folder else file.parent.name, file) for file in files if file]
     if not found:
         raise UserError(f"references {folder}: no picture there; {', '.join(sorted(PICTURES))} are read")
-    return [Subject(name, _read_picture(file)) for name, file in found]
+    return [Subject(name, prepare_reference(_read_picture(file)).image) for name, file in found]
 
 
 def _first_picture(entry: Path) -> Path | None:

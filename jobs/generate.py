@@ -14,6 +14,7 @@ from flexip.request import Request
 from flexip.sampler import sample
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
+from pipelines.references import prepare_reference
 
 
 class GenerateConfig(JobConfig):
@@ -22,6 +23,7 @@ class GenerateConfig(JobConfig):
     checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
     prompt: str = Field(min_length=1, description="what to draw")
     reference: Path | None = Field(default=None, description="picture of the subject; none: the base model draws")
+    cut_out: bool = Field(default=True, description="cut the subject out of its picture, as in training")
     gamma: float = Field(default=0.5, ge=0, le=1, description="the dial: 0 obeys the prompt, 1 keeps the subject")
     identity: float | None = Field(
         default=None, description="how much identity to keep, instead of gamma; needs a checkpoint with a calibration"
@@ -33,7 +35,10 @@ class GenerateConfig(JobConfig):
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
     seed: int = Field(default=0, ge=0, description="of the first picture; the next ones count up")
     images: int = Field(default=1, ge=1, le=256, description="how many pictures")
-    output: Path = Field(default=Path("generated"), description="directory for the PNG files, named by their seeds")
+    output: Path = Field(
+        default=Path("generated"),
+        description="directory for the PNG files, named by their seeds, and for the reference as it was used",
+    )
     device: str = Field(default="cpu", description="torch device, e.g. cuda")
 
     @model_validator(mode="after")
@@ -56,6 +61,10 @@ def run(config: GenerateConfig) -> list[Path]:
         if not config.reference.is_file():
             raise UserError(f"reference = {config.reference}: no such file; give a picture of the subject")
         reference = decode_image(config.reference.read_bytes())
+    if reference is not None and config.cut_out:
+        prepared = prepare_reference(reference)
+        reference = prepared.image
+        say("generate", f"reference {config.reference}: {prepared.done}")
     engine = load_checkpoint(config.checkpoint, config.device)
     preservation, personalization = _weights(config, engine.calibration)
     requests = [
@@ -79,6 +88,8 @@ def run(config: GenerateConfig) -> list[Path]:
 
         drawn = sample(engine, requests, tick)
     config.output.mkdir(parents=True, exist_ok=True)
+    if reference is not None:
+        (config.output / "reference.png").write_bytes(encode_png(reference))
     paths = [config.output / f"{request.seed:05d}.png" for request in requests]
     for path, image in zip(paths, drawn, strict=True):
         path.write_bytes(encode_png(image))

@@ -49,14 +49,14 @@ def build_app(batcher: Batcher[Request, Rgb], served: Served) -> FastAPI:
         reference = None
         if request.image is not None:
             data = decode_base64(request.image)
-            reference = await run_in_threadpool(decode_reference, data, served.limits)
+            reference = await run_in_threadpool(decode_reference, data, served.limits, request.cut_out)
         return await _draw(batcher, request, reference, served)
 
     @app.post("/v1/images/edits", openapi_extra={"requestBody": _edit_body()})
     async def edits(http: HttpRequest) -> ImagesResponse:
         """Draw the subject of the uploaded `image` as the prompt says."""
         request, data = await _read_form(http)
-        reference = await run_in_threadpool(decode_reference, data, served.limits)
+        reference = await run_in_threadpool(decode_reference, data, served.limits, request.cut_out)
         return await _draw(batcher, request, reference, served)
 
     @app.get("/v1/models")

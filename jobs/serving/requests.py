@@ -13,6 +13,7 @@ from flexip.images import ImageError, Rgb, decode_image
 from flexip.request import Request
 from jobs.config import Section
 from jobs.serving.errors import RequestError, shorten
+from pipelines.references import prepare_reference
 
 LARGEST_SEED = 2**32 - 1
 WEIGHTS = ("preservation_weight", "personalization_weight")
@@ -46,6 +47,7 @@ class ImageRequest(BaseModel):
     identity: float | None = Field(
         None, description="how much identity to keep, instead of gamma, for a checkpoint with a calibration"
     )
+    cut_out: bool = Field(True, description="cut the subject out of its picture, as in training")
     guidance_scale: float = Field(5.0, ge=1, le=30, description="classifier-free guidance; 1 is without")
     num_inference_steps: int = Field(25, ge=1, description="denoising steps")
     negative_prompt: str = Field("", description="what to steer away from")
@@ -194,14 +196,15 @@ def decode_base64(text: str) -> bytes:
         raise RequestError(message, "image", "invalid_base64") from error
 
 
-def decode_reference(data: bytes, limits: LimitsConfig, param: str = "image") -> Rgb:
-    """The reference as RGB.
+def decode_reference(data: bytes, limits: LimitsConfig, cut_out: bool, param: str = "image") -> Rgb:
+    """The reference as RGB, its subject cut out on white if wanted.
 
     Raises:
         RequestError: bytes that are no usable picture, or one that is too large or too small.
     """
     try:
-        return decode_image(data, max_pixels=limits.image_megapixels * 1e6)
+        image = decode_image(data, max_pixels=limits.image_megapixels * 1e6)
+        return prepare_reference(image).image if cut_out else image
     except ImageError as error:
         status = 413 if error.reason == "too_many_pixels" else 400
         raise RequestError(

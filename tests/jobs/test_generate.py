@@ -27,7 +27,7 @@ def words(checkpoint: Path, output: Path, *more: str) -> list[str]:
 def test_pictures_are_named_by_their_seeds_and_repeat(untrained_checkpoint, picture, tmp_path, capsys) -> None:
     asked = ["--reference", str(picture), "--gamma", "0.7", "--seed", "4"]
     main(words(untrained_checkpoint, tmp_path / "two", *asked, "--images", "2"))
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["00004.png", "00005.png"]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["00004.png", "00005.png", "reference.png"]
     assert "2 pictures in" in capsys.readouterr().out
     first, second = (decode_image((tmp_path / "two" / f"0000{seed}.png").read_bytes()).astype(int) for seed in (4, 5))
     assert first.shape == (64, 64, 3)
