@@ -118,10 +118,6 @@ def _interval(interval: Interval) -> dict:
     return values | {"confidence": interval.confidence, "unit": "subject", "n": interval.subjects}
 
 
-def _per_subject(subjects: list[str], curve: Curve) -> dict:
-    return {name: _number(row) for name, row in zip(subjects, curve.per_subject, strict=True)}
-
-
 def _number(values: Float[np.ndarray, "..."] | float) -> list | float | None:
     if np.ndim(values) > 0:
         return [_number(value) for value in np.asarray(values)]

@@ -18,7 +18,7 @@ class Request:
     """One picture asked for; without a reference the base model answers.
 
     Raises:
-        ValueError: a number of steps, a guidance, a schedule or a mask out of bounds.
+        ValueError: a number of steps, a guidance, a schedule, a block's weight or a mask out of bounds.
     """
 
     prompt: str
@@ -40,6 +40,8 @@ class Request:
             raise ValueError(f"guidance_scale: {self.guidance_scale} must be a finite number; 1 means no guidance")
         for weights in (self.preservation, self.personalization):
             at_step(weights, 0, self.steps)
+        if not all(np.isfinite(weight) for weight in self.blocks.values()):
+            raise ValueError(f"blocks: {dict(self.blocks)} must be finite numbers")
         if self.mask is not None and not (self.mask.ndim == 2 and 0 <= self.mask.min() <= self.mask.max() <= 1):
             raise ValueError(f"mask: shape {self.mask.shape}; needs height and width, and values within 0..1")
 

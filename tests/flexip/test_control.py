@@ -71,6 +71,10 @@ def test_a_block_s_weight_acts_there_alone(engine, ask, base):
         assert np.abs(picture - base).mean() > 1
     with pytest.raises(ValueError, match=r"'attic' is no block of this UNet; known are down_blocks\.0, "):
         draw(engine, replace(ask, blocks={"attic": 0.0}))
+    with pytest.raises(ValueError, match="must be finite"):
+        replace(ask, blocks={"up_blocks": float("nan")})
+    with pytest.raises(ValueError, match="values within"):
+        replace(ask, mask=np.full((4, 4), np.nan, np.float32))
 
 
 def test_a_mask_keeps_the_subject_in_its_region(engine, ask, base):
