@@ -6,6 +6,9 @@
 
 (Ye et al. 2023, section 3.2.) They differ from FlexIP in the adapters alone: W', data, noise, steps and sampler are
 shared. The gate's first weight is IP-Adapter's scale; there is nothing for the second one to weigh.
+
+Beside them FlexIP without one of its parts, for ablations: `flexip-without-edits` has no Personalization Adapter,
+`flexip-without-shape` no [CLS] queries in its Preservation Adapter.
 """
 
 from pathlib import Path
@@ -13,14 +16,30 @@ from pathlib import Path
 import torch
 from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from flexip.adapters import AdapterConfig, Adapters, SubjectTokens
+from flexip.adapters import (
+    AdapterConfig,
+    Adapters,
+    PersonalizationAdapter,
+    PreservationAdapter,
+    SubjectAdapters,
+    SubjectTokens,
+)
 from flexip.checkpoint import load_checkpoint
 from flexip.sampler import Engine
 
 
-class ImagePrompt(nn.Module):
+class _ImageTokens(SubjectAdapters):
+    """As IP-Adapter has it, no subject is features that are zero, not tokens that are zero."""
+
+    def absent(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        return self(torch.zeros_like(cls[:1]), torch.zeros_like(patches[:1]), text[:1])
+
+
+class ImagePrompt(_ImageTokens):
     """IP-Adapter: the CLIP [CLS] expanded to a few tokens."""
 
     def __init__(self, config: AdapterConfig):
@@ -33,7 +52,7 @@ class ImagePrompt(nn.Module):
         return SubjectTokens(self.projection(cls), text[:, :0])
 
 
-class ImagePromptPlus(nn.Module):
+class ImagePromptPlus(_ImageTokens):
     """IP-Adapter-Plus: learned queries over the penultimate states of CLIP, which come in the place of patches."""
 
     def __init__(self, config: AdapterConfig):
@@ -46,7 +65,7 @@ class ImagePromptPlus(nn.Module):
         return SubjectTokens(self.projection(patches), text[:, :0])
 
 
-class PlusOverDino(nn.Module):
+class PlusOverDino(_ImageTokens):
     """IP-Adapter-Plus over what FlexIP sees: one stack of learned queries for DINOv2 patches and [CLS] together.
 
     It has as many tokens as FlexIP's Preservation Adapter, and is as much deeper as makes the parameters equal.
@@ -64,8 +83,49 @@ class PlusOverDino(nn.Module):
         return SubjectTokens(self.detail(seen), text[:, :0])
 
 
+class WithoutEdits(SubjectAdapters):
+    """FlexIP's Preservation Adapter alone."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        self.cls_expansion = ImageProjection(config.clip_width, config.context_width, config.cls_tokens)
+        self.preservation = PreservationAdapter(config)
+
+    def forward(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        return SubjectTokens(self.preservation(patches, self.cls_expansion(cls)), text[:, :0])
+
+    def absent(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        return self(cls, patches, text).zeros()
+
+
+class WithoutShape(SubjectAdapters):
+    """FlexIP whose Preservation Adapter has the learned queries alone."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        self.cls_expansion = ImageProjection(config.clip_width, config.context_width, config.cls_tokens)
+        self.detail = _resampler(config, config.queries, config.depth)
+        self.personalization = PersonalizationAdapter(config)
+
+    def forward(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        return SubjectTokens(self.detail(patches), self.personalization(text, self.cls_expansion(cls)))
+
+    def absent(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        return self(cls, patches, text).zeros()
+
+
 ADAPTERS = {
     "flexip": Adapters,
+    "flexip-without-edits": WithoutEdits,
+    "flexip-without-shape": WithoutShape,
     "ip-adapter": ImagePrompt,
     "ip-adapter-plus": ImagePromptPlus,
     "plus-dino": PlusOverDino,

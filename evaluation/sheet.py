@@ -38,9 +38,9 @@ def draw_sheet(rows: Sequence[SheetRow], gammas: Sequence[float]) -> UInt8[np.nd
     for index, row in enumerate(rows):
         top = MARGIN + head + index * row_height
         draw.line((MARGIN, top - GAP, width - MARGIN, top - GAP), fill=RULE)
-        bold = _font(small, bold=True)
+        bold = label_font(small, bold=True)
         draw.text((MARGIN, top + 4), _fitted(row.subject, bold, side), font=bold, fill=INK)
-        draw.text((left, top + 4), f"“{row.prompt}”", font=_font(small), fill=FAINT)
+        draw.text((left, top + 4), f"“{row.prompt}”", font=label_font(small), fill=FAINT)
         tiles = [row.reference, *row.images]
         columns = [MARGIN, *(left + i * (side + GAP) for i in range(len(gammas)))]
         for x, tile in zip(columns, tiles, strict=True):
@@ -50,7 +50,7 @@ def draw_sheet(rows: Sequence[SheetRow], gammas: Sequence[float]) -> UInt8[np.nd
 
 def _header(draw: ImageDraw.ImageDraw, side: int, left: int, right: int, gammas: Sequence[float], size: int) -> None:
     y = MARGIN + size + 14
-    bold, plain, small = _font(size, bold=True), _font(size), _font(size - 3)
+    bold, plain, small = label_font(size, bold=True), label_font(size), label_font(size - 3)
     draw.text((MARGIN + side / 2, y), "reference", font=bold, fill=INK, anchor="mt")
     for i, gamma in enumerate(gammas):
         draw.text((left + i * (side + GAP) + side / 2, y), f"γ = {gamma:g}", font=plain, fill=INK, anchor="mt")
@@ -83,7 +83,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text[:kept] + "…"
 
 
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def label_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu, which comes with matplotlib and has the Greek letters."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}", size)

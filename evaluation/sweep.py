@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 from evaluation import metrics
 from flexip.encoders import Encoders
+from flexip.images import Rgb
 from flexip.request import Request
 from flexip.sampler import Engine, sample
 
@@ -100,8 +101,8 @@ def score_sweep(
     `on_images` is called with the number of images scored since its last call.
     """
     flat = list(images.reshape(-1, *images.shape[-3:]))
-    of_references = _embed(encoders, [subject.reference for subject in plan.subjects], batch_size, None)
-    embedded = _embed(encoders, flat, batch_size, on_images)
+    of_references = embed_images(encoders, [subject.reference for subject in plan.subjects], batch_size, None)
+    embedded = embed_images(encoders, flat, batch_size, on_images)
     of_images = {name: rows.reshape(*plan.shape, -1) for name, rows in embedded.items()}
     prompts = encoders.clip_text_embeddings(list(plan.prompts)).float().cpu().numpy()
     return SweepScores(
@@ -112,9 +113,13 @@ def score_sweep(
     )
 
 
-def _embed(
-    encoders: Encoders, images: list[np.ndarray], batch_size: int, on_images: Callable[[int], object] | None
+def embed_images(
+    encoders: Encoders,
+    images: Sequence[Rgb],
+    batch_size: int = 32,
+    on_images: Callable[[int], object] | None = None,
 ) -> dict[str, Float[np.ndarray, "images width"]]:
+    """What images, of any sizes, are compared by: "dino", the mean of unit patch tokens, and "clip", the image embedding."""
     clip, dino = [], []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]

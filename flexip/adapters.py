@@ -1,5 +1,6 @@
 """The two adapters of FlexIP (section 3, Fig. 3): features of the reference to tokens in the UNet's context width."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,6 +55,21 @@ class SubjectTokens:
         """As many zero tokens, which leave the base model's output alone."""
         return SubjectTokens(torch.zeros_like(self.preservation), torch.zeros_like(self.personalization), self.present)
 
+    def like(self, other: "SubjectTokens") -> "SubjectTokens":
+        """This one row, repeated to the rows and the number of tokens of another."""
+        rows, count = other.preservation.shape[:2]
+        tiled = self.preservation.repeat(1, -(-count // self.preservation.shape[1]), 1)[:, :count]
+        return SubjectTokens(tiled.expand(rows, -1, -1), self.personalization.expand(rows, -1, -1), other.present)
+
+    def where(self, kept: Bool[Tensor, " B"], other: "SubjectTokens") -> "SubjectTokens":
+        """These tokens in the rows that are kept, the other's elsewhere."""
+        chosen = kept[:, None, None]
+        return SubjectTokens(
+            torch.where(chosen, self.preservation, other.preservation),
+            torch.where(chosen, self.personalization, other.personalization),
+            self.present,
+        )
+
 
 class PreservationAdapter(nn.Module):
     """Two streams over the same DINOv2 patches: learned queries for detail, CLIP [CLS] queries for global shape."""
@@ -89,11 +105,28 @@ class PersonalizationAdapter(nn.Module):
         return self.edits(text, cls)
 
 
-class Adapters(nn.Module):
+class SubjectAdapters(nn.Module, ABC):
+    """Features of references to tokens: what FlexIP and its baselines have in common."""
+
+    @abstractmethod
+    def forward(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        """Tokens of each row."""
+
+    @abstractmethod
+    def absent(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        """What stands for "no subject" in dropped and unconditional rows, one row, given the features' shapes."""
+
+
+class Adapters(SubjectAdapters):
     """Both adapters and the [CLS] expansion they share."""
 
     def __init__(self, config: AdapterConfig):
         super().__init__()
+        self.config = config
         self.cls_expansion = ImageProjection(config.clip_width, config.context_width, config.cls_tokens)
         self.preservation = PreservationAdapter(config)
         self.personalization = PersonalizationAdapter(config)
@@ -103,6 +136,13 @@ class Adapters(nn.Module):
     ) -> SubjectTokens:
         c = self.cls_expansion(cls)
         return SubjectTokens(self.preservation(patches, c), self.personalization(text, c))
+
+    def absent(
+        self, cls: Float[Tensor, "B Dc"], patches: Float[Tensor, "B N Dd"], text: Float[Tensor, "B L D"]
+    ) -> SubjectTokens:
+        """Zero tokens, with which the base model answers."""
+        preservation = text.new_zeros(1, self.config.preservation_tokens, self.config.context_width)
+        return SubjectTokens(preservation, torch.zeros_like(text[:1]))
 
 
 def join_tokens(first: SubjectTokens, second: SubjectTokens) -> SubjectTokens:

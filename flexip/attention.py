@@ -208,15 +208,18 @@ def project_subjects(
 
 
 def _text_keys_values(name: str, attn: Any, text: Tensor, subject: SubjectConditioning) -> KeysValues:
+    if torch.is_grad_enabled():
+        return _text_projected(attn, text)
     state = (_projection_state(attn.to_k), _projection_state(attn.to_v))
     cached = subject.text_cache.get(name)
-    if cached is not None and cached.source is text and cached.state == state and not torch.is_grad_enabled():
-        return cached.projected
+    if cached is None or cached.source is not text or cached.state != state:
+        cached = subject.text_cache[name] = TextCache(text, state, _text_projected(attn, text))
+    return cached.projected
+
+
+def _text_projected(attn: Any, text: Tensor) -> KeysValues:
     states = attn.norm_encoder_hidden_states(text) if attn.norm_cross else text
-    projected = KeysValues(attn.to_k(states), attn.to_v(states))
-    if not torch.is_grad_enabled():
-        subject.text_cache[name] = TextCache(text, state, projected)
-    return projected
+    return KeysValues(attn.to_k(states), attn.to_v(states))
 
 
 def _projection_state(linear: nn.Module) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from flexip.adapters import AdapterConfig, Adapters
 from flexip.calibration import Calibration
 from flexip.encoders import EncoderNames, load_encoders, load_pipeline
 from flexip.model import AdapterBuilder, FlexIP
+from flexip.pocket import adapters_path
 from flexip.sampler import Engine
 from flexip.training import TrainState
 
@@ -32,6 +33,11 @@ WEIGHTS, CONFIG, STATE = "adapters.safetensors", "config.json", "training_state.
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded; the message names what is wrong with it."""
+
+
+def checkpoint_path(name: Path | str) -> Path:
+    """The directory of a checkpoint; "pocket" is the one that comes with this package."""
+    return adapters_path() if str(name) == "pocket" else Path(name)
 
 
 def save_checkpoint(
@@ -79,7 +85,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     Raises:
         CheckpointError: not a checkpoint directory, or one of another format.
     """
-    path = Path(directory) / CONFIG
+    path = checkpoint_path(directory) / CONFIG
     if not path.is_file():
         raise CheckpointError(f"checkpoint {directory}: no {CONFIG} there; give the directory that training wrote")
     try:
@@ -102,12 +108,14 @@ def load_checkpoint(
     """Load adapters onto their base model, ready to sample.
 
     Args:
+        directory: what `save_checkpoint` wrote, or "pocket".
         adapters: what builds them, by the method's name.
         names: where to find the frozen models when not where training found them; fingerprints must agree anyway.
 
     Raises:
         CheckpointError: missing or wrong files, tensors or encoders, each by name.
     """
+    directory = checkpoint_path(directory)
     config = read_config(directory)
     names = names or EncoderNames(**config["encoders"])
     encoders = load_encoders(names, device, dtype)
@@ -168,7 +176,7 @@ def load_adapters(model: FlexIP, directory: Path | str) -> None:
     Raises:
         CheckpointError: lists names that are missing, unknown, or of another shape.
     """
-    path = Path(directory) / WEIGHTS
+    path = checkpoint_path(directory) / WEIGHTS
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

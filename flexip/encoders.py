@@ -86,15 +86,21 @@ class Encoders:
     dtype: torch.dtype
     detail: Detail = "dino"
 
-    @torch.inference_mode()
     def encode_references(self, images: Sequence[Rgb]) -> tuple[Float[Tensor, "B Dc"], Float[Tensor, "B N Dd"]]:
-        """CLIP [CLS], and DINOv2 patches or what else is the detail; a crop that is not square is padded with white."""
-        squares = [pad_square(image) for image in images]
-        cls = self.clip.encode_image(self._clip_pixels(squares))
-        if self.detail == "hidden":
-            return cls, self.encode_hidden(images)
-        hidden = self.dino(pixel_values=self._dino_pixels(squares)).last_hidden_state
-        return cls, hidden[:, 1:]
+        """CLIP [CLS], and DINOv2 patches or what else is the detail."""
+        detail = self.encode_hidden if self.detail == "hidden" else self.encode_patches
+        return self.encode_cls(images), detail(images)
+
+    @torch.inference_mode()
+    def encode_cls(self, images: Sequence[Rgb]) -> Float[Tensor, "B Dc"]:
+        """CLIP [CLS] of reference crops; one that is not square is padded with white, here and below."""
+        return self.clip.encode_image(self._clip_pixels([pad_square(image) for image in images]))
+
+    @torch.inference_mode()
+    def encode_patches(self, images: Sequence[Rgb]) -> Float[Tensor, "B N Dd"]:
+        """DINOv2 patches of reference crops."""
+        pixels = self._dino_pixels([pad_square(image) for image in images])
+        return self.dino(pixel_values=pixels).last_hidden_state[:, 1:]
 
     @torch.inference_mode()
     def encode_hidden(self, images: Sequence[Rgb]) -> Float[Tensor, "B N Dh"]:

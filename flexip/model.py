@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexip.adapters import AdapterConfig, Adapters, SubjectTokens, join_tokens
+from flexip.adapters import AdapterConfig, Adapters, SubjectAdapters, SubjectTokens, join_tokens
 from flexip.attention import (
     KEYWORD,
     SubjectConditioning,
@@ -21,7 +21,7 @@ from flexip.attention import (
 from flexip.encoders import Detail
 from flexip.gate import Gate
 
-AdapterBuilder = Callable[[AdapterConfig], nn.Module]
+AdapterBuilder = Callable[[AdapterConfig], SubjectAdapters]
 
 
 class FlexIP(nn.Module):
@@ -58,12 +58,19 @@ class FlexIP(nn.Module):
         text: Float[Tensor, "B L D"],
         keep: Bool[Tensor, " B"] | None = None,
     ) -> SubjectTokens:
-        """P and S of each row; a row that is not kept has zero tokens, which leave the base model's output alone."""
+        """P and S of each row; a row that is not kept has what stands for no subject: FlexIP's are zero tokens."""
         tokens = self.adapters(cls, patches, text)
-        if keep is None:
-            return tokens
-        kept = keep.to(text.dtype)[:, None, None]
-        return SubjectTokens(tokens.preservation * kept, tokens.personalization * kept)
+        return tokens if keep is None else tokens.where(keep, self.absent_tokens(tokens, cls, patches, text))
+
+    def absent_tokens(
+        self,
+        tokens: SubjectTokens,
+        cls: Float[Tensor, "R Dc"],
+        patches: Float[Tensor, "R N Dd"],
+        text: Float[Tensor, "B L D"],
+    ) -> SubjectTokens:
+        """As many rows and tokens as `tokens`, that say there is no subject; of the features only the shapes count."""
+        return self.adapters.absent(cls[:1], patches[:1], text[:1]).like(tokens)
 
     def conditioning(self, tokens: SubjectTokens, gate: Gate) -> SubjectConditioning:
         """Keys and values of the tokens for every layer, computed once for all steps."""
@@ -115,7 +122,7 @@ class FlexIP(nn.Module):
             prompt: B prompts. subjects: [CLS] and patches of B references, from `Encoders.encode_references`.
             gate: B rows; several are spread over the steps, in their order.
             guidance_scale: the one the pipeline gets; above 1 the conditioning has 2 B n rows,
-                unconditional first, with zero subject tokens and the same gate. n: pictures a prompt.
+                unconditional first, without a subject and with the same gate. n: pictures a prompt.
 
         Returns:
             prompt_embeds and, with guidance, negative_prompt_embeds, (B n, L, D) each; cross_attention_kwargs; for
@@ -143,7 +150,8 @@ class FlexIP(nn.Module):
         arguments: dict[str, Any] = {"prompt_embeds": text[rows]}
         if guided:
             arguments["negative_prompt_embeds"] = negative[rows]
-            tokens, repeated = join_tokens(tokens.zeros(), tokens), repeated.repeat(2)
+            absent = self.absent_tokens(tokens, cls, patches, text)
+            tokens, repeated = join_tokens(absent, tokens), repeated.repeat(2)
         gates = [one.select(repeated) for one in gates]
         subject = self.conditioning(tokens, gates[0])
         arguments["cross_attention_kwargs"] = {KEYWORD: subject}

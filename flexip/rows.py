@@ -35,6 +35,8 @@ class SubjectRow:
     status: Status
     reason: str = ""  # why rejected or quarantined; empty when accepted
     licence: str = ""
+    consent: str = ""  # on what ground people in it are shown
+    provenance: str = ""  # where the source comes from
     frame_index: int = 0
     timestamp: float = 0.0  # [s] from the start of the source
     track: str = ""  # subjects of one track are one identity
@@ -66,6 +68,8 @@ class PairRow:
     pixel_similarity: float  # 1 - mean absolute difference of the two crops, 0..1
     source: str = ""
     licence: str = ""
+    consent: str = ""  # on what ground people in it are shown
+    provenance: str = ""  # where the source comes from
 
 
 def subject_key(source_hash: str, frame_index: int, box: list[float]) -> str:

@@ -99,12 +99,12 @@ def prepare_rows(engine: Engine, requests: Sequence[Request]) -> Rows:
     """Encode prompts and references and project them for every layer, once for all steps."""
     encoders, model = engine.encoders, engine.model
     text = encoders.encode_text([r.prompt for r in requests])
-    tokens = _subject_tokens(engine, requests, text)
+    tokens, absent = _subject_tokens(engine, requests, text)
     guided = [i for i, r in enumerate(requests) if r.guidance_scale > 1]
     request = torch.tensor([*range(len(requests)), *guided])
     if guided:
         text = torch.cat([text, encoders.encode_text([requests[i].negative_prompt for i in guided])])
-        tokens = join_tokens(tokens, tokens.select(torch.tensor(guided, device=text.device)).zeros())
+        tokens = join_tokens(tokens, absent.select(torch.tensor(guided, device=text.device)))
     gate = gate_at(requests, 0, _latent_size(engine)).select(request)
     return Rows(request, len(requests), text, model.conditioning(tokens, gate))
 
@@ -163,9 +163,12 @@ def ddim_schedule(scheduler_config: Any, steps: int) -> Schedule:
     return Schedule(timesteps, scheduler.alphas_cumprod[timesteps], alpha_previous)
 
 
-def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -> SubjectTokens:
-    """Tokens of every request, each distinct reference encoded once; zero tokens where there is none."""
-    encoders = engine.encoders
+def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -> tuple[SubjectTokens, SubjectTokens]:
+    """Tokens of every request, each distinct reference encoded once, and those of its unconditional row.
+
+    A request without a reference has zero tokens in both.
+    """
+    encoders, model = engine.encoders, engine.model
     images = {id(image): image for r in requests for image in r.references}
     order = {key: i for i, key in enumerate(images)}
     pairs = [(i, order[id(image)]) for i, r in enumerate(requests) for image in r.references]
@@ -173,13 +176,16 @@ def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -
         shapes = encoders.shapes
         families = ("clip", encoders.detail)
         cls, patches = (torch.zeros(1, *shapes[f], device=text.device, dtype=text.dtype) for f in families)
-        one = engine.model.subject_tokens(cls, patches, text[:1]).zeros()
-        return one.select(torch.zeros(len(requests), dtype=torch.long, device=text.device))
+        none = model.subject_tokens(cls, patches, text[:1]).zeros()
+        none = none.select(torch.zeros(len(requests), dtype=torch.long, device=text.device))
+        return none, none
     cls, patches = encoders.encode_references(list(images.values()))
     rows, references = (torch.tensor(column, device=text.device) for column in zip(*pairs, strict=True))
-    tokens = engine.model.subject_tokens(cls[references], patches[references], text[rows])
+    tokens = model.subject_tokens(cls[references], patches[references], text[rows])
     owners = [[n for n, (row, _) in enumerate(pairs) if row == i] for i in range(len(requests))]
-    return merge_references(tokens, owners, [r.merging for r in requests])
+    tokens = merge_references(tokens, owners, [r.merging for r in requests])
+    referring = torch.tensor([bool(own) for own in owners], device=text.device)
+    return tokens, model.absent_tokens(tokens, cls, patches, text).where(referring, tokens.zeros())
 
 
 def _latent_size(engine: Engine) -> tuple[int, int]:

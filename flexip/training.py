@@ -24,6 +24,7 @@ from flexip.diffusion import (
 from flexip.encoders import Detail, Encoders
 from flexip.gate import Gate
 from flexip.model import FlexIP
+from flexip.precision import Precision, arithmetic
 from flexip.rows import DATASETS, DatasetName
 
 
@@ -139,14 +140,18 @@ def batch_loss(model: Any, batch: Batch) -> Float[Tensor, " B"]:
     return denoising_loss(prediction, batch.truth) * batch.weight
 
 
-def train_step(state: TrainState, batch: Batch, grad_clip: float = 1.0, wrapped: Any = None) -> Float[Tensor, ""]:
+def train_step(
+    state: TrainState, batch: Batch, grad_clip: float = 1.0, wrapped: Any = None, precision: Precision = "fp32"
+) -> Float[Tensor, ""]:
     """One optimiser step; returns the detached mean loss on the device, without waiting for it.
 
     Args:
         wrapped: the model as a launcher wrapped it (DDP); `state.model` when None.
+        precision: bf16 computes the prediction in half precision; parameters, loss and averages stay single.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    loss = batch_loss(wrapped or state.model, batch).mean()
+    with arithmetic(batch.noisy.device.type, precision):
+        loss = batch_loss(wrapped or state.model, batch).mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(list(state.model.trainable().values()), grad_clip)
     state.optimizer.step()

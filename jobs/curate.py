@@ -1,10 +1,16 @@
 """Curation: videos and stills in, a dataset of same-subject pairs with their features out.
 
-python -m jobs.curate --input.path clips/ --output runs/dataset
-python -m jobs.curate --config configs/pocket/curate.yaml --seed 1
-ray job submit --working-dir . -- python -m jobs.curate --input.path /data/clips --output /data/dataset
+    python -m jobs.curate --input.path clips/ --output runs/dataset
+    python -m jobs.curate --config configs/pocket/curate.yaml --seed 1
+    ray job submit --working-dir . -- python -m jobs.curate --input.path /data/clips --output /data/dataset
+
+The same command again goes on where it ended, whatever ended it. Of a dataset that is complete:
+
+    python -m jobs.curate verify runs/dataset                      every file against its SHA-256
+    python -m jobs.curate features runs/dataset --only dino --models.dino facebook/dinov2-large    one family anew
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +19,10 @@ from pydantic import Field
 from flexip.encoders import EncoderNames
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, ModelsConfig, RayConfig, load
-from jobs.console import command_line, progress, say
-from pipelines.curate import curate
+from jobs.console import UserError, command_line, progress, say
+from pipelines.curate import backfill, curate
 from pipelines.settings import CurationSettings
-from pipelines.shards import Manifest
+from pipelines.shards import Manifest, verify
 
 
 class CurateConfig(JobConfig, CurationSettings):
@@ -57,10 +63,44 @@ def run(config: CurateConfig) -> CurateResult:
     return result
 
 
+class FeaturesConfig(JobConfig):
+    """Compute one feature family of a finished dataset anew, leaving all others alone."""
+
+    only: str = Field(description="family: clip, dino, hidden, text or vae")
+    models: ModelsConfig = Field(default=ModelsConfig(), description="frozen encoders")
+    ray: RayConfig = Field(default=RayConfig(), description="where it runs")
+
+
+def renew_features(dataset: Path, config: FeaturesConfig) -> Manifest:
+    """Raises DatasetError: no dataset there, or no such family."""
+    names = EncoderNames(**config.models.model_dump())
+    with ray_session(config.ray):
+        gpu = gpu_wanted(config.ray)
+        manifest = backfill(config.only, names, dataset, use_gpu=gpu, say=say, progress=progress)
+    say("features", f"{config.only} of {dataset}: encoder {manifest.fingerprints[config.only]}")
+    return manifest
+
+
+def check(dataset: Path) -> Manifest:
+    """Every listed file against its SHA-256. Raises DatasetError naming the first that differs."""
+    manifest = verify(dataset)
+    size = sum(entry["bytes"] for entry in manifest.files.values())
+    say("verify", f"{dataset}: {len(manifest.files)} files, {size / 1e6:.1f} MB, all as the manifest lists them")
+    return manifest
+
+
 @command_line
 def main(argv: list[str] | None = None) -> None:
     """Command line entry; see the top of the file."""
-    run(load(CurateConfig, argv, "python -m jobs.curate"))
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["verify"] and len(words) == 2:
+        check(Path(words[1]))
+    elif words[:1] == ["features"] and len(words) >= 2:
+        renew_features(Path(words[1]), load(FeaturesConfig, words[2:], "python -m jobs.curate features DATASET"))
+    elif words[:1] in (["verify"], ["features"]):
+        raise UserError(f"{words[0]}: give the dataset's directory, as in python -m jobs.curate {words[0]} DATASET")
+    else:
+        run(load(CurateConfig, words, "python -m jobs.curate"))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ from jobs.curate import CurateConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.serve import ServeConfig, serving
 from jobs.train import TrainConfig
+from pipelines.listing import list_sources
 from pipelines.settings import InputSettings, SplitSettings
 from pipelines.shards import open_dataset
-from pipelines.sources import list_sources
 
 MARK = ".flexip-demo"  # in an output directory that a demo made, so that the next may replace it
 PROMPTS = ["a happy creature in the snow", "a surprised creature on a beach"]
@@ -148,6 +148,7 @@ def _train_config(config: DemoConfig, dataset: Path, output: Path) -> TrainConfi
             *("--config", str(Path(__file__).parents[1] / "configs/pocket/train.yaml")),
             *("--dataset", str(dataset), "--output", str(output)),
             *("--steps", str(config.steps), "--seed", str(config.seed)),
+            *("--optimizer.warmup", str(min(100, config.steps // 4))),
         ],
         "jobs.demo",
     )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from flexip.checkpoint import read_config
 from flexip.encoders import EncoderNames, Encoders, load_encoders, load_scheduler_config
 from flexip.rows import DATASETS
 from flexip.training import batch_rows, load_noising
@@ -62,6 +63,7 @@ def run(config: TrainConfig) -> TrainResult:
         say("train", f"run {config.name} is complete already; give another --name to train anew")
     else:
         encoders = _load_encoders(config, dataset)
+        _check_start(config, encoders)
         record = _with_mlflow_run(record, config, client)
         with running(client, record.run_id):
             newest = _fit(config, _assignment(config, dataset, encoders, record, uri))
@@ -99,6 +101,24 @@ def _load_encoders(config: TrainConfig, dataset: PairDataset) -> Encoders:
     if problems:
         raise UserError("\n".join(problems))
     return encoders
+
+
+def _check_start(config: TrainConfig, encoders: Encoders) -> None:
+    """Refuses to begin with adapters of another shape, or of other encoders, before any worker starts."""
+    if config.start is None:
+        return
+    stored = read_config(config.start)
+    wanted = config.adapter.model_dump()
+    odd = {key: value for key, value in wanted.items() if stored["architecture"].get(key) != value}
+    if odd:
+        theirs = ", ".join(f"adapter.{key} = {stored['architecture'].get(key)}" for key in odd)
+        raise UserError(f"start = {config.start}: has {theirs}; this run has {', '.join(map(str, odd.values()))}")
+    for family in families(config.adapter.detail):
+        if stored["fingerprints"].get(family) != encoders.fingerprints[family]:
+            raise UserError(
+                f"start = {config.start}: trained on another {family} encoder than the one of models, "
+                f"{encoders.fingerprints[family]}"
+            )
 
 
 def _with_mlflow_run(record: RunRecord, config: TrainConfig, client: "MlflowClient") -> RunRecord:

@@ -1,43 +1,51 @@
 """Curation with Ray Data: the chain of stages, where each runs and what it needs. The only file here that knows Ray.
 
-Two passes, because splits and shards need to know every pair. The first turns each clip (one video, one still, one
-multi-view folder) into staged rows; the second turns fixed ranges of the sorted pairs into shards. A row of a Ray
-dataset is one clip or one shard, and carries paths and encoded bytes, never raw frames. Nothing that is written
-depends on the order in which Ray runs things.
+Three passes, because duplicates are known only when every source was read, and splits and shards only when every pair
+is known: sources are hashed; units of clips become staged rows; ranges of the staged pairs become shards. A row of a
+Ray dataset is one unit of a pass; it carries paths and encoded bytes, never raw frames. Finished units are in the
+ledger, so that the same command goes on after any kind of end, and nothing that is written depends on the order in
+which Ray runs things.
 """
 
 import dataclasses
 import json
 import logging
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import cv2
-import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from flexip.images import decode_image, decode_mask
-from flexip.rows import PairRow, SubjectRow
-from pipelines import features, report, sources, stages, staging
-from pipelines.records import UNITS, Crop, Frame, Source, StageCount, pack, unpack
-from pipelines.sandbox import Sandbox
+from pipelines import features, ledger, report, sources, stages, staging
+from pipelines.backfill import FamilyPart, plan_family, replaced_family
+from pipelines.listing import list_sources
+from pipelines.records import UNITS, Source, pack
 from pipelines.settings import CurationSettings
-from pipelines.shards import DatasetError, FileEntry, Manifest, write_manifest
-from pipelines.staging import Shard, StagedClip
-from pipelines.subjects import detect
+from pipelines.shards import DatasetError, FileEntry, Manifest, read_manifest, sweep, write_manifest
+from pipelines.staging import Shard, StagedUnit, SubjectPart
+from pipelines.units import Unit, inputs_digest, plan_hashing, plan_units
+from pipelines.workers import (
+    EmbedCrops,
+    FindSubjects,
+    ReadFrames,
+    Row,
+    Run,
+    WriteFamily,
+    WriteShard,
+    hash_sources,
+    stage_pairs,
+    write_subjects,
+)
 
 if TYPE_CHECKING:
     from flexip.encoders import EncoderNames
 
 STAGING = ".staging"  # below the output; removed when the dataset is complete
 BLOCKS = 10_000  # at most so many blocks in a pass
-Row = dict[str, Any]
 
 
 class Say(Protocol):
@@ -54,203 +62,247 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Pools:
-    """Actors of the stages that keep state. They take half a CPU each, so that tasks always find one."""
+    """Actors of the stages that keep state. They take half a CPU each, as tasks do, so that both find their place."""
 
     readers: int
+    searchers: int
     encoders: int
     encoder_gpus: float
 
     @classmethod
     def of_cluster(cls, use_gpu: bool) -> "Pools":
-        """One reader for every four logical CPUs, one encoder for every GPU (or a single one without)."""
+        """A reader for every four logical CPUs, a searcher for every two, an encoder for every GPU (or one without)."""
         have = ray.cluster_resources()
         if have.get("CPU", 0) < 2:
             raise DatasetError(f"ray.num_cpus = {have.get('CPU', 0):g}: curation needs 2 logical CPUs at least")
         gpus = int(have.get("GPU", 0)) if use_gpu else 0
-        return cls(max(1, int(have["CPU"]) // 4), max(1, gpus), 1.0 if gpus else 0.0)
+        cpus = int(have["CPU"])
+        return cls(max(1, cpus // 4), max(1, cpus // 2), max(1, gpus), 1.0 if gpus else 0.0)
+
+    def at_most(self, units: int) -> "Pools":
+        """No more actors of a stage than it has units of work."""
+        fewer = {name: min(getattr(self, name), units) for name in ("readers", "searchers", "encoders")}
+        return dataclasses.replace(self, **fewer)
+
+    def encoding(self) -> dict[str, Any]:
+        """What a stage needs whose actors hold the encoders."""
+        return {"compute": ActorPoolStrategy(size=self.encoders), "num_cpus": 0.5, "num_gpus": self.encoder_gpus}
 
 
 def curate(
     settings: CurationSettings, names: "EncoderNames", output: Path, *, use_gpu: bool, say: Say, progress: Progress
 ) -> Manifest:
-    """Curate `settings.input` into a dataset directory at `output`. Needs a running Ray.
+    """Curate `settings.input` into a dataset directory at `output`, or go on where an earlier start ended.
+
+    Needs a running Ray.
 
     Raises:
         SourceError: the input is missing or holds no video or image.
-        DatasetError: the output already holds something, or not one pair was accepted (with the counted reasons).
+        DatasetError: the output holds something else, a dataset or unfinished run of other settings, encoders or
+            sources; or not one pair was accepted (with the counted reasons).
     """
-    listed = sources.list_sources(settings.input)
-    folder = _prepare(output)
+    listed = list_sources(settings.input)
     _quieten()
-    pools = Pools.of_cluster(use_gpu)
-    hashed = sources.reject_duplicates(_hash(listed))
-    clips = sources.group_clips(hashed)
+    info = _encoder_info(names, settings, use_gpu)
+    output = output.absolute()
+    if finished := _finished(output, settings, info, listed):
+        say("curate", f"{output} is complete already")
+        return finished
+    _check_output(output)
+    with ledger.open_run(output / STAGING, _identity(settings, info)) as folder:
+        manifest = _curate(Run(settings, names, info, folder, output, use_gpu), listed, say, progress)
+    ledger.discard(output / STAGING)
+    return manifest
+
+
+def backfill(
+    family: str, names: "EncoderNames", output: Path, *, use_gpu: bool, say: Say, progress: Progress
+) -> Manifest:
+    """Compute one feature family of a finished dataset anew, leaving all others alone. Needs a running Ray.
+
+    Raises:
+        DatasetError: no dataset there, or no such family.
+    """
+    manifest, output = read_manifest(output), output.absolute()
+    plan = {f"{part.dataset}-{part.name}": part for part in plan_family(manifest, family)}
+    _quieten()
+    settings = CurationSettings(**manifest.config)
+    info = _encoder_info(names, settings, use_gpu)
+    mark = info["fingerprints"][family]
+    if manifest.fingerprints.get(family) == mark:
+        say("features", f"{family} of {output} is of encoder {mark} already")
+        return manifest
+    identity = {"only": f"features.{family}", "encoder": mark, "device": info["device"]}
+    with ledger.open_run(output / STAGING, identity) as folder:
+        run = Run(settings, names, info, folder, output, use_gpu)
+        _do(list(plan), partial(_family_pass, run, plan), run, "features", progress)
+        files = [FileEntry(**entry) for name in plan for entry in _record(folder, name)["files"]]
+        manifest, files = replaced_family(manifest, family, names, info, files)
+        manifest = write_manifest(output, manifest, files)
+    sweep(output, set(manifest.files))
+    ledger.discard(output / STAGING)
+    return manifest
+
+
+def _curate(run: Run, listed: Sequence[Source], say: Say, progress: Progress) -> Manifest:
+    """All passes, then the manifest."""
+    settings, folder = run.settings, run.folder
+    hashed = _hash(run, listed, progress)
+    units = plan_units(sources.group_clips(hashed))
     others = [stages.source_row(source) for source in hashed if source.status != "accepted"]
-    say("sources", f"{len(listed)} files, {len(clips)} clips in {settings.input.path}")
-    with progress(len(clips), "clips", "clip") as bar:
-        results = _collect(_clip_pass(clips, settings, names, folder, pools), "staged", bar) if clips else []
-    done = sorted((StagedClip.from_json(text) for text in results), key=lambda staged: staged.clip)
-    counts = staging.count_all(folder, done, others)
+    say("sources", f"{len(listed)} files, {len(units)} units of work in {settings.input.path}")
+    by_key = {unit.key: unit for unit in units}
+    _do(list(by_key), partial(_unit_pass, run, by_key), run, "clips", progress)
+    staged = [StagedUnit.from_record(_record(folder, unit.key)) for unit in units]
+    counts = staging.count_all(staged, others, len(listed))
     for unit in UNITS:
         say(f"{unit}s", report.count_line(counts[unit]))
     if not counts["pair"].accepted:
-        shutil.rmtree(folder)
         raise DatasetError(f"input.path = {settings.input.path}: not one pair was accepted; {report.reasons(counts)}")
-    plan, clusters = staging.plan_shards(folder, done, settings)
-    staging.check_counts(folder, done, counts, len(listed), sum(len(shard.pairs) for shard in plan))
-    with progress(len(plan), "features", "shard") as bar:
-        written = _collect(_shard_pass(plan, settings, names, folder, output, pools), "files", bar)
-    files = [FileEntry(**entry) for text in written for entry in json.loads(text)]
-    files += staging.write_subjects(folder, done, others, output, settings.shards.rows_per_file)
-    manifest = staging.make_manifest(settings, names, done[0].encoders, counts, plan, clusters)
-    files.append(report.write_contact_sheet(output, manifest, settings.seed))
-    shutil.rmtree(folder)
-    return write_manifest(output, manifest, files)
+    plan, clusters = staging.plan_shards(folder, staged, settings)
+    by_name = {f"{shard.dataset}-{shard.name}": shard for shard in plan}
+    _do(list(by_name), partial(_shard_pass, run, by_name), run, "features", progress)
+    parts = {part.name: part for part in staging.plan_subjects(staged, settings.shards.rows_per_file)}
+    _do(list(parts), partial(_subject_pass, run, parts), run, "rows", progress)
+    files = [FileEntry(**entry) for name in (*by_name, *parts) for entry in _record(folder, name)["files"]]
+    files += staging.write_others(others, run.output)
+    sweep(run.output, {entry.path for entry in files})
+    manifest = staging.make_manifest(settings, run.names, run.info, counts, plan, clusters, inputs_digest(listed))
+    files.append(report.write_contact_sheet(run.output, manifest, settings.seed))
+    return write_manifest(run.output, manifest, files)
 
 
-def _clip_pass(
-    clips: Sequence[sources.Clip], settings: CurationSettings, names: "EncoderNames", folder: Path, pools: Pools
-) -> Dataset:
-    """Clips to staged rows; a block per clip, so that a slow video holds up nobody."""
-    items = [{"clip": c.key, "kind": c.kind, "cluster": c.cluster, "sources": pack(c.sources, Source)} for c in clips]
-    gpu = pools.encoder_gpus > 0
+def _do(
+    names: Sequence[str], make_pass: Callable[[Sequence[str]], Dataset], run: Run, what: str, progress: Progress
+) -> None:
+    """Runs a pass over the units that are not finished."""
+    missing = [name for name in names if ledger.finished(run.folder, name) is None]
+    with progress(len(names), what, what.rstrip("s")) as bar:
+        bar.update(len(names) - len(missing))
+        if missing:
+            for _ in make_pass(missing).iter_rows():
+                bar.update(1)
+
+
+def _unit_pass(run: Run, units: dict[str, Unit], missing: Sequence[str]) -> Dataset:
+    """Units to staged rows; a block per unit, so that a slow video holds up nobody."""
+    items = [{"unit": name, "sources": pack(units[name].sources, Source), "seconds": "{}"} for name in missing]
+    pools = Pools.of_cluster(run.gpu).at_most(len(missing))
     return (
-        ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS))
-        # Decoding, bound by CPU: each actor has one child process, which is killed at the time limit.
+        _rows(items)
+        # Decoding, bound by CPU: each actor has one child process, which is killed at its limits.
         .map(
             cast(Any, ReadFrames),
-            fn_constructor_args=[settings],
+            fn_constructor_args=[run.settings],
             compute=ActorPoolStrategy(size=pools.readers),
             num_cpus=0.5,
         )
-        # Detection, masks, tracks, filters, captions, bound by CPU: one core per task, no state.
-        .map(partial(find_subjects, settings=settings), num_cpus=1)
-        # Embeddings of the crops: one actor per GPU, or one on the CPU; it waits more than it works.
+        # Detection, masks, tracks, filters, captions, bound by CPU: as above, for detectors crash too.
+        .map(
+            cast(Any, FindSubjects),
+            fn_constructor_args=[run.settings],
+            compute=ActorPoolStrategy(size=pools.searchers),
+            num_cpus=0.5,
+        )
+        # Embeddings of the crops: one actor per GPU, or one on the CPU.
         .map(
             cast(Any, EmbedCrops),
-            fn_constructor_args=[settings, names, gpu],
-            compute=ActorPoolStrategy(size=pools.encoders),
-            num_cpus=0.5,
-            num_gpus=pools.encoder_gpus,
+            fn_constructor_args=[run],
+            **pools.encoding(),
         )
-        # Pairs, and everything about the clip onto disk.
-        .map(partial(stage_pairs, settings=settings, folder=folder), num_cpus=1)
+        # Pairs, and everything about the unit onto disk; the ledger last.
+        .map(partial(stage_pairs, run=run), num_cpus=0.5)
     )
 
 
-def _shard_pass(
-    plan: Sequence[Shard], settings: CurationSettings, names: "EncoderNames", folder: Path, output: Path, pools: Pools
-) -> Dataset:
+def _shard_pass(run: Run, plan: dict[str, Shard], missing: Sequence[str]) -> Dataset:
     """Shards to files: features in batches of fixed size on the encoders' actors, which write what they made."""
-    items = [{"shard": json.dumps(dataclasses.asdict(shard))} for shard in plan]
-    return ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS)).map(
+    items = [{"name": name, "shard": json.dumps(dataclasses.asdict(plan[name]))} for name in missing]
+    return _rows(items).map(
         cast(Any, WriteShard),
-        fn_constructor_args=[settings, names, folder, output, pools.encoder_gpus > 0],
-        compute=ActorPoolStrategy(size=pools.encoders),
-        num_cpus=0.5,
-        num_gpus=pools.encoder_gpus,
+        fn_constructor_args=[run],
+        **Pools.of_cluster(run.gpu).at_most(len(missing)).encoding(),
     )
 
 
-class ReadFrames:
-    """sources -> sources judged, frames."""
-
-    def __init__(self, settings: CurationSettings):
-        self.settings = settings.frames
-        self.read_video = Sandbox("pipelines.video:read_video", settings.frames.timeout_s)
-
-    def __call__(self, row: Row) -> Row:
-        judged, frames = stages.read_frames(unpack(row["sources"], Source), self.settings, self.read_video)
-        return {**row, "sources": pack(judged, Source), "frames": pack(frames, Frame)}
+def _family_pass(run: Run, plan: dict[str, FamilyPart], missing: Sequence[str]) -> Dataset:
+    """Parts of pairs to files of one family."""
+    items = [{"name": name, "part": json.dumps(dataclasses.asdict(plan[name]))} for name in missing]
+    return _rows(items).map(
+        cast(Any, WriteFamily),
+        fn_constructor_args=[run],
+        **Pools.of_cluster(run.gpu).at_most(len(missing)).encoding(),
+    )
 
 
-def find_subjects(row: Row, settings: CurationSettings) -> Row:
-    """frames -> subjects (rows of sources, frames and subjects), crops of the accepted ones."""
-    cv2.setNumThreads(1)  # the core that the task asked for
-    judged, frames = unpack(row.pop("sources"), Source), unpack(row.pop("frames"), Frame)
+def _subject_pass(run: Run, parts: dict[str, SubjectPart], missing: Sequence[str]) -> Dataset:
+    """Staged subject rows, brought together into files of a useful size."""
+    items = [{"name": name, "units": parts[name].units} for name in missing]
+    return _rows(items).map(partial(write_subjects, run=run), num_cpus=0.5)
+
+
+def _hash(run: Run, listed: Sequence[Source], progress: Progress) -> list[Source]:
+    """Content hashes: every byte is read once, and not again while a source keeps its size and time of change."""
+    by_name = {unit.key: unit.sources for unit in plan_hashing(listed)}
+
+    def hash_pass(missing: Sequence[str]) -> Dataset:
+        items = [{"unit": name, "sources": pack(by_name[name], Source)} for name in missing]
+        return _rows(items).map(partial(hash_sources, run=run), num_cpus=0.5)
+
+    _do(list(by_name), hash_pass, run, "hashes", progress)
+    hashed = [Source(**entry) for name in by_name for entry in _record(run.folder, name)["sources"]]
+    return sources.reject_duplicates(hashed)
+
+
+def _rows(items: list[Row]) -> Dataset:
+    return ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS))
+
+
+def _record(folder: Path, name: str) -> dict[str, Any]:
+    record = ledger.finished(folder, name)
+    assert record is not None, name  # the pass before has finished it
+    return record
+
+
+def _encoder_info(names: "EncoderNames", settings: CurationSettings, gpu: bool) -> dict[str, Any]:
+    """What identifies the encoders, found out where they will run."""
+    task: Any = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(cast(Any, features.describe_encoders))
+    return ray.get(task.remote(names, gpu=gpu, threads=settings.shards.threads))
+
+
+def _identity(settings: CurationSettings, info: dict[str, Any]) -> dict[str, Any]:
+    """What decides the bytes; where the input lies does not, its files have names relative to it."""
+    config = settings.model_dump(mode="json")
+    del config["input"]["path"], config["input"]["root"]
+    sections = {section: values for section, values in config.items() if isinstance(values, dict)}
+    flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    return flat | {"seed": settings.seed, "encoders": info["fingerprints"], "device": info["device"]}
+
+
+def _finished(
+    output: Path, settings: CurationSettings, info: dict[str, Any], listed: Sequence[Source]
+) -> Manifest | None:
+    """The dataset that this very curation has made before. Raises DatasetError for one that something else made."""
+    if not (output / "manifest.json").is_file():
+        return None
     try:
-        rows, crops = stages.find_subjects(row["cluster"], judged, frames, settings, detect)
-    except Exception as error:  # whatever a clip does to the detector, it costs this clip alone and is counted
-        rows = [stages.source_row(stages.quarantined(s, f"subjects:{type(error).__name__}")) for s in judged]
-        crops = []
-    return {**row, "subjects": pack(rows, SubjectRow), "crops": pack(crops, Crop)}
+        manifest = read_manifest(output)
+    except DatasetError as error:
+        raise DatasetError(f"output = {output}: {error}; give another folder or remove it") from error
+    theirs = CurationSettings(**manifest.config)
+    stored = info | {"fingerprints": {**info["fingerprints"], **manifest.fingerprints}, "device": manifest.device}
+    if _identity(theirs, stored) != _identity(settings, info) or manifest.inputs != inputs_digest(listed):
+        raise DatasetError(
+            f"output = {output}: holds a dataset of other settings, models or sources; give another folder or remove it"
+        )
+    ledger.discard(output / STAGING)
+    return manifest
 
 
-class EmbedCrops:
-    """crops -> embeddings (float32 bytes), in the crops' order; tells which encoders made them."""
-
-    def __init__(self, settings: CurationSettings, names: "EncoderNames", gpu: bool):
-        self.batch_size = settings.shards.batch_size
-        self.encoders = features.open_encoders(names, gpu=gpu, threads=settings.shards.threads)
-
-    def __call__(self, row: Row) -> Row:
-        crops = unpack(row["crops"], Crop)
-        images, masks = [decode_image(c.image) for c in crops], [decode_mask(c.mask) for c in crops]
-        embeddings = features.embed_crops(self.encoders, images, masks, self.batch_size)
-        made_by = self.encoders
-        info = {"fingerprints": made_by.fingerprints, "shapes": made_by.shapes, "resolution": made_by.resolution}
-        return {**row, "embeddings": embeddings.tobytes(), "width": embeddings.shape[1], "encoders": json.dumps(info)}
-
-
-def stage_pairs(row: Row, settings: CurationSettings, folder: Path) -> Row:
-    """subjects, crops, embeddings -> the clip's rows and pairs on disk, and a short report."""
-    rows, crops, info = unpack(row["subjects"], SubjectRow), unpack(row["crops"], Crop), json.loads(row["encoders"])
-    embeddings = np.frombuffer(row["embeddings"], np.float32).reshape(len(crops), row["width"])
-    try:
-        side = settings.pairs.target_side or info["resolution"]
-        pairs, count = stages.make_pairs(rows, crops, embeddings, settings, side)
-    except Exception as error:  # as above
-        rows = stages.quarantined_subjects(rows, f"pairs:{type(error).__name__}")
-        pairs, count = list[PairRow](), StageCount()
-    staging.stage_clip(folder, row["clip"], rows, pairs)
-    return {"staged": StagedClip(row["clip"], row["kind"], row["cluster"], count, info).to_json()}
-
-
-class WriteShard:
-    """shard -> its files, described for the manifest."""
-
-    def __init__(self, settings: CurationSettings, names: "EncoderNames", folder: Path, output: Path, gpu: bool):
-        self.settings, self.folder, self.output = settings, folder, output
-        self.encoders = features.open_encoders(names, gpu=gpu, threads=settings.shards.threads)
-
-    def __call__(self, row: Row) -> Row:
-        shard = Shard(**json.loads(row["shard"]))
-        entries = staging.write_shard(shard, self.folder, self.output, self.encoders, self.settings)
-        return {"files": json.dumps([dataclasses.asdict(entry) for entry in entries])}
-
-
-def hash_row(row: Row) -> Row:
-    """A source's fields -> the same with hash, size and perhaps a status."""
-    return dataclasses.asdict(sources.read_hash(Source(**row)))
-
-
-def _hash(listed: Sequence[Source]) -> list[Source]:
-    """Content hashes: reading every byte once, so it is spread over the cluster like the rest."""
-    items = [dataclasses.asdict(source) for source in listed]
-    hashed = ray.data.from_items(items, override_num_blocks=min(len(items), 16)).map(hash_row, num_cpus=1)
-    return sorted((Source(**row) for row in hashed.take_all()), key=lambda source: source.uri)
-
-
-def _collect(dataset: Dataset, column: str, bar: Any) -> list[str]:
-    """One column of all rows, in whatever order they come."""
-    values = []
-    for row in dataset.iter_rows():
-        values.append(row[column])
-        bar.update(1)
-    return values
-
-
-def _prepare(output: Path) -> Path:
-    """A fresh staging folder below the output."""
-    if (output / "manifest.json").exists():
-        raise DatasetError(f"output = {output}: already holds a dataset; give another folder or remove it")
-    leftover = [p.name for p in output.iterdir() if p.name != STAGING] if output.is_dir() else []
-    if leftover and not (output / STAGING).is_dir():
-        raise DatasetError(f"output = {output}: holds other files ({leftover[0]}); give an empty or new folder")
-    folder = output.absolute() / STAGING
-    shutil.rmtree(output, ignore_errors=True)  # what is left of a run that did not finish
-    folder.mkdir(parents=True)
-    return folder
+def _check_output(output: Path) -> None:
+    foreign = [path.name for path in output.iterdir() if path.name != STAGING] if output.is_dir() else []
+    if foreign and not (output / STAGING).is_dir():
+        raise DatasetError(f"output = {output}: holds other files ({foreign[0]}); give an empty or new folder")
 
 
 def _quieten() -> None:

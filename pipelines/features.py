@@ -3,8 +3,9 @@
 Batches have a fixed size and order that follow from the rows alone, so that the same rows give the same bytes.
 """
 
+import platform
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -33,6 +34,20 @@ def open_encoders(names: "EncoderNames", *, gpu: bool, threads: int) -> "Encoder
     return load_encoders(names, "cuda", torch.float16) if gpu else load_encoders(names, "cpu", torch.float32)
 
 
+def describe_encoders(names: "EncoderNames", *, gpu: bool, threads: int) -> dict[str, Any]:
+    """What identifies the encoders and what they make: fingerprints, shapes, resolution, and the class of device."""
+    import torch
+
+    encoders = open_encoders(names, gpu=gpu, threads=threads)
+    kind = torch.cuda.get_device_name() if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "fingerprints": encoders.fingerprints,
+        "shapes": encoders.shapes,
+        "resolution": encoders.resolution,
+        "device": f"{kind} {'float16' if gpu else 'float32'}, {threads} threads",
+    }
+
+
 def embed_crops(
     encoders: "Encoders", images: Sequence[Rgb], masks: Sequence[Mask], batch_size: int
 ) -> Float32[np.ndarray, "S Dd"]:
@@ -40,7 +55,7 @@ def embed_crops(
     rows = []
     for start in range(0, len(images), batch_size):
         chunk = slice(start, start + batch_size)
-        patches = _numpy(encoders.encode_references(images[chunk])[1])
+        patches = _numpy(encoders.encode_patches(images[chunk]))
         rows += [_mean_patch(p, mask) for p, mask in zip(patches, masks[chunk], strict=True)]
     return np.stack(rows) if rows else np.zeros((0, encoders.shapes["dino"][1]), np.float32)
 
@@ -50,28 +65,26 @@ def families(hidden: bool) -> tuple[str, ...]:
     return (*FAMILIES, OPTIONAL) if hidden else FAMILIES
 
 
-def encode_pairs(
-    encoders: "Encoders", pairs: Sequence[PairRow], batch_size: int, dtype: str, hidden: bool = False
-) -> dict[str, np.ndarray]:
-    """All families in the pairs' order: clip, dino and perhaps hidden of the reference, text of the caption, vae of
-    the target.
+def encode_family(
+    encoders: "Encoders", pairs: Sequence[PairRow], family: str, batch_size: int, dtype: str
+) -> np.ndarray:
+    """One family in the pairs' order, (len(pairs), *shape): clip, dino, hidden of the reference, text of the caption,
+    vae of the target.
     """
-    parts: dict[str, list[np.ndarray]] = {family: [] for family in families(hidden)}
+    parts = []
     for start in range(0, len(pairs), batch_size):
-        chunk = pairs[start : start + batch_size]
-        for family, values in encode_batch(encoders, chunk, hidden).items():
-            parts[family].append(_numpy(values).astype(dtype))
-    return {family: np.concatenate(arrays) for family, arrays in parts.items()}
+        parts.append(_numpy(encode_batch(encoders, pairs[start : start + batch_size], family)).astype(dtype))
+    return np.concatenate(parts)
 
 
-def encode_batch(encoders: "Encoders", pairs: Sequence[PairRow], hidden: bool = False) -> "dict[str, Tensor]":
-    """One batch of every family, on the encoders' device."""
-    references = [decode_image(pair.reference) for pair in pairs]
-    cls, patches = encoders.encode_references(references)
-    text = encoders.encode_text([pair.caption for pair in pairs])
-    moments = encoders.encode_targets([decode_image(pair.target) for pair in pairs])
-    batch = {"clip": cls, "dino": patches, "text": text, "vae": moments}
-    return batch | {OPTIONAL: encoders.encode_hidden(references)} if hidden else batch
+def encode_batch(encoders: "Encoders", pairs: Sequence[PairRow], family: str) -> "Tensor":
+    """One batch of one family, on the encoders' device."""
+    if family == "text":
+        return encoders.encode_text([pair.caption for pair in pairs])
+    if family == "vae":
+        return encoders.encode_targets([decode_image(pair.target) for pair in pairs])
+    encode = {"clip": encoders.encode_cls, "dino": encoders.encode_patches, OPTIONAL: encoders.encode_hidden}[family]
+    return encode([decode_image(pair.reference) for pair in pairs])
 
 
 def _mean_patch(patches: np.ndarray, mask: Mask) -> np.ndarray:

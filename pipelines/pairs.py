@@ -125,6 +125,8 @@ class PairMaker:
             pixel_similarity=likeness,
             source=target.row.source,
             licence=target.row.licence,
+            consent=target.row.consent,
+            provenance=target.row.provenance,
         )
 
 

@@ -19,14 +19,20 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Source:
-    """One input file. Path is where this machine reads it, uri its name in the dataset: relative to the input."""
+    """One input: a file, or a member of a tar file. Path is where it is read, uri its name in the dataset."""
 
-    path: str
-    uri: str
+    path: str  # of this machine, or a URL such as s3://bucket/clips/a.mp4
+    uri: str  # relative to the input
     kind: SourceKind
     sha256: str = ""
     bytes: int = 0
     licence: str = ""
+    consent: str = ""  # on what ground people in it are shown, in the words of the manifest
+    provenance: str = ""  # where it comes from, e.g. the page that it was found on
+    caption: str = ""  # what a manifest says of the whole source: alt text
+    group: str = ""  # name of the multi-view set that it belongs to; empty: the folder of its uri
+    offset: int = -1  # of a tar member's first byte; -1: the whole file
+    cluster: str = ""  # identity cluster of its clip
     status: Status = "accepted"
     reason: str = ""  # why rejected or quarantined
 

@@ -14,13 +14,25 @@ class Settings(BaseModel):
 
 class InputSettings(Settings):
     path: str = Field(
-        description="a video or image, a folder (searched recursively) or a glob such as 'clips/**/*.mp4'"
+        description="a video, image, manifest (.jsonl, .json, .csv, .parquet) or .tar of them; a folder (searched "
+        "recursively), a glob such as 'clips/**/*.mp4' or a range such as 'shard-{000..005}.tar'; local or a URL "
+        "(s3://, gs://, https:// ...)"
     )
+    root: str = Field(default="", description="folder or URL that a manifest's files are relative to; none: its own")
     group_by_folder: bool = Field(
         default=False,
-        description="the stills of one folder are pictures of one subject (multi-view sets, DreamBooth layout)",
+        description="the stills of one folder are one subject (multi-view sets, DreamBooth or kohya layout)",
     )
-    licence: str = Field(default="", description="licence recorded in every row, e.g. CC-BY-4.0")
+    licence: str = Field(default="", description="licence where nothing else is told of a source, e.g. CC-BY-4.0")
+    consent: str = Field(
+        default="",
+        description="ground on which people are shown where nothing else is told of a source, e.g. 'model release'",
+    )
+    provenance: str = Field(default="", description="where a source comes from when nothing else is told of it")
+    faces: bool = Field(
+        default=False,
+        description="the subjects are people's faces: each source needs a licence and a consent, others are rejected",
+    )
 
 
 class FrameSettings(Settings):
@@ -48,6 +60,9 @@ class SubjectSettings(Settings):
         gt=0,
         le=2,
         description="change between successive frames that counts as a cut: tracks end there, 0..1.35",
+    )
+    timeout_s: float = Field(
+        default=120, gt=0, description="wall-clock limit of finding the subjects of one clip [s]; then it is killed"
     )
     track_distance: float = Field(
         default=0.6,
@@ -92,6 +107,10 @@ class CaptionSettings(Settings):
     phrase: str = Field(default="subject", description="what a subject is called when no sidecar file says it")
     template: str = Field(
         default="a photo of a {phrase}", description="caption without a sidecar file; {phrase} is filled in"
+    )
+    side_files: bool = Field(
+        default=True,
+        description="look for captions beside the sources: captions.jsonl and .txt; in a bucket .txt, a request each",
     )
 
 

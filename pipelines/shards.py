@@ -1,9 +1,9 @@
 """A dataset on disk: Parquet parts of a fixed number of rows, one folder per feature family, and a manifest.
 
     manifest.json                                       what is in it: configuration, counts, SHA-256 of every file
-    <invariant|variant>/pairs/part-00000.parquet        PairRow
-    <invariant|variant>/<family>-<fingerprint>/part-00000.parquet    pair_id and one feature; rows as in pairs
-    subjects/part-00000.parquet                         every SubjectRow: accepted, rejected, quarantined
+    <invariant|variant>/pairs/part-00000-<content>.parquet        PairRow
+    <invariant|variant>/<family>-<fingerprint>/part-00000-<content>.parquet    pair_id and a feature; rows as in pairs
+    subjects/part-00000-<content>.parquet               every SubjectRow: accepted, rejected, quarantined
     contact_sheet.png
 
 The same rows give the same bytes. Reading needs neither Ray nor any model.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 
 from flexip.rows import DATASETS, SPLITS, DatasetName, Split
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: parts are named by content; consent and provenance
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
 GROUP_BYTES = 4 << 20  # a row group is what a random read decodes: a few MiB
 
 
@@ -56,6 +57,8 @@ class Manifest:
     counts: dict[str, dict[str, Any]]  # unit -> inputs, accepted, rejected, quarantined
     sizes: dict[str, dict[str, int]]  # dataset -> split -> pairs
     clusters: dict[str, int]  # split -> identity clusters
+    device: str = ""  # class of device that computed the features: on others the last bits differ
+    inputs: str = ""  # digest of the sources' names and sizes
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # relative path -> sha256, bytes, rows
 
 
@@ -64,9 +67,9 @@ def feature_folder(dataset: str, family: str, fingerprint: str) -> str:
     return f"{dataset}/{family}-{fingerprint}"
 
 
-def part_name(number: int) -> str:
-    """File name of a part."""
-    return f"part-{number:05d}.parquet"
+def part_name(number: int, content: str) -> str:
+    """File name of a part; `content` is a digest of which rows it holds, so that another plan makes another file."""
+    return f"part-{number:05d}-{content}.parquet"
 
 
 def feature_table(pair_ids: Sequence[str], family: str, values: np.ndarray) -> pa.Table:
@@ -82,7 +85,7 @@ def write_table(root: Path, path: str, table: pa.Table) -> FileEntry:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     row_bytes = max(1, table.nbytes // max(1, len(table)))
-    partial = target.with_suffix(".partial")
+    partial = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL}")
     pq.write_table(
         table,
         partial,
@@ -99,6 +102,14 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file. Its folder's name is not read for columns, as pyarrow's `read_table` would."""
     with pq.ParquetFile(path) as file:
         return file.read(columns)
+
+
+def sweep(root: Path, listed: Collection[str]) -> None:
+    """Removes what an earlier start left in the dataset's folders and no manifest will list."""
+    for folder in (*DATASETS, "subjects"):
+        for path in (root / folder).rglob("*"):
+            if path.is_file() and path.relative_to(root).as_posix() not in listed:
+                path.unlink()
 
 
 def file_entry(root: Path, path: str, rows: int = 0) -> FileEntry:
@@ -157,7 +168,7 @@ def open_dataset(path: str | Path, cache_bytes: int = 1 << 30) -> "PairDataset":
 
 
 class PairDataset:
-    """Pairs and their features. Rows of a split are numbered from 0 in the order of pair_id. Not thread-safe."""
+    """Pairs and their features. Rows of a split are numbered from 0 in the order of the parts. Not thread-safe."""
 
     def __init__(self, root: Path, manifest: Manifest, cache_bytes: int):
         self.root = root
@@ -174,7 +185,7 @@ class PairDataset:
         """The pairs of a split as a table of PairRow, or of some of its columns."""
         wanted = None if columns is None else [*columns, *({"split"} - set(columns))]
         folder = self.root / dataset / "pairs"
-        tables = [self._load(folder / part_name(i), wanted) for i in range(len(self._parts[dataset]))]
+        tables = [self._load(folder / name, wanted) for name, _ in self._parts[dataset]]
         if not tables:
             raise DatasetError(f"{self.root}: holds no {dataset} pairs; the manifest says {self.manifest.sizes}")
         table = pa.concat_tables(tables)
@@ -196,22 +207,25 @@ class PairDataset:
         return result
 
     def _gather(self, folder: Path, dataset: str, numbers: np.ndarray, column: str) -> list[Any]:
-        starts = np.cumsum([0, *self._parts[dataset]])
+        names, starts = [name for name, _ in self._parts[dataset]], self._starts(dataset)
         parts = np.searchsorted(starts, numbers, side="right") - 1
         where = zip(parts, numbers - starts[parts], strict=True)
         try:
-            return [self._cache.row(folder / part_name(int(part)), int(offset), column) for part, offset in where]
+            return [self._cache.row(folder / names[part], int(offset), column) for part, offset in where]
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"{folder}: cannot be read ({error})") from error
 
-    def _list_parts(self, dataset: str) -> list[int]:
-        """Rows of each part."""
-        prefix = f"{dataset}/pairs/"
-        return [entry["rows"] for name, entry in sorted(self.manifest.files.items()) if name.startswith(prefix)]
+    def _list_parts(self, dataset: str) -> list[tuple[str, int]]:
+        """File name and rows of each part, in their order."""
+        prefix, listed = f"{dataset}/pairs/", sorted(self.manifest.files.items())
+        return [(name.removeprefix(prefix), entry["rows"]) for name, entry in listed if name.startswith(prefix)]
+
+    def _starts(self, dataset: str) -> np.ndarray:
+        return np.cumsum([0, *(rows for _, rows in self._parts[dataset])])
 
     def _index_splits(self, dataset: str) -> dict[str, np.ndarray]:
         folder = self.root / dataset / "pairs"
-        columns = [self._load(folder / part_name(i), ["split"])["split"] for i in range(len(self._parts[dataset]))]
+        columns = [self._load(folder / name, ["split"])["split"] for name, _ in self._parts[dataset]]
         names = np.array([value for column in columns for value in column.to_pylist()], dtype=str)
         return {split: np.flatnonzero(names == split) for split in SPLITS}
 

@@ -4,24 +4,28 @@ Each takes and returns rows; nothing is dropped: what is not used further stays 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TypeVar
 
+import cv2
 import numpy as np
 
 from flexip.images import ImageError, Mask, Rgb, decode_image, encode_mask, encode_png, resize
 from flexip.rows import PairRow, Status, SubjectRow, subject_key
-from pipelines import captions, filters
+from pipelines import captions, filters, storage
 from pipelines.crops import frame_mask, reference_crop
 from pipelines.pairs import PairMaker, subjects_of
 from pipelines.records import Crop, Frame, Source, StageCount, chance
 from pipelines.sandbox import SandboxError
 from pipelines.settings import CurationSettings, FrameSettings
-from pipelines.subjects import Detection, Detector, View, follow, shots, working_view
+from pipelines.subjects import Detection, Detector, View, detect, follow, shots, working_view
 from pipelines.video import MediaError, reduced_size
 
+Result = TypeVar("Result")
 REJECTED_MEDIA = {
     "no_video_stream",
+    "too_many_bytes",
     "too_many_pixels",
     "too_small",
 }  # sound files of an unwanted kind; others are damaged
@@ -34,7 +38,8 @@ def read_frames(
     judged, frames = [], []
     for source in sources:
         try:
-            found = read_video(source, settings) if source.kind == "video" else [read_still(source, settings)]
+            video = source.kind == "video"
+            found = _read_local(source, settings, read_video) if video else [read_still(source, settings)]
         except (MediaError, ImageError, SandboxError) as error:
             status: Status = "rejected" if error.reason in REJECTED_MEDIA else "quarantined"
             judged.append(dataclasses.replace(source, status=status, reason=error.reason))
@@ -47,10 +52,28 @@ def read_frames(
 
 
 def read_still(source: Source, settings: FrameSettings) -> Frame:
-    """A still as a frame at curation resolution. Raises ImageError."""
-    rgb = decode_image(Path(source.path).read_bytes(), max_pixels=settings.max_pixels)
+    """A still as a frame at curation resolution.
+
+    Raises:
+        ImageError: it is no usable picture.
+        OSError: it cannot be read.
+    """
+    limit = 2**20 + int(16 * settings.max_pixels)  # no picture that is allowed takes more: 4 channels of 32 bits
+    try:
+        data = storage.read_bytes(source, limit)
+    except storage.TooLargeError as error:
+        raise ImageError("too_many_bytes", str(error)) from error
+    rgb = decode_image(data, max_pixels=settings.max_pixels)
     small = resize(rgb, reduced_size(rgb.shape[0], rgb.shape[1], settings.max_side))
     return Frame(source.uri, source.sha256, 0, 0.0, 0.0, encode_png(small))
+
+
+def _read_local(
+    source: Source, settings: FrameSettings, read_video: Callable[[Source, FrameSettings], list[Frame]]
+) -> list[Frame]:
+    """Decoders need a local path: the file itself, or a copy of what is in a bucket or a tar, while they read."""
+    with storage.local_copy(source) as path:
+        return patiently(read_video, dataclasses.replace(source, path=str(path), offset=-1), settings)
 
 
 def find_subjects(
@@ -88,6 +111,72 @@ def find_subjects(
     return rows, crops
 
 
+def search_clip(
+    cluster: str, sources: Sequence[Source], frames: Sequence[Frame], settings: CurationSettings
+) -> tuple[list[SubjectRow], list[Crop]]:
+    """`find_subjects` with the detector that the settings name; runs in a sandbox, for detectors crash too."""
+    cv2.setNumThreads(1)  # parallelism comes from processes
+    return find_subjects(cluster, sources, frames, settings, detect)
+
+
+def find_or_quarantine(
+    cluster: str,
+    sources: Sequence[Source],
+    frames: Sequence[Frame],
+    settings: CurationSettings,
+    search: Callable[..., tuple[list[SubjectRow], list[Crop]]],
+) -> tuple[list[SubjectRow], list[Crop]]:
+    """What `search` finds in a clip. Whatever a clip does to it costs this clip alone and is counted."""
+    hashes = {source.sha256 for source in sources}
+    own = [frame for frame in frames if frame.source_hash in hashes]
+    try:
+        return patiently(search, cluster, sources, own, settings)
+    except SandboxError as error:
+        reason = f"subjects:{error.reason}"
+    except Exception as error:
+        reason = f"subjects:{type(error).__name__}"
+    return [source_row(quarantined(source, reason), cluster) for source in sources], []
+
+
+def patiently(call: Callable[..., Result], *arguments: object, attempts: int = 3) -> Result:
+    """The result of a call in a sandbox. One that dies may have been killed from outside: it is tried again."""
+    for left in reversed(range(attempts)):
+        try:
+            return call(*arguments)
+        except SandboxError as error:
+            if error.reason != "died" or not left:
+                raise
+    raise AssertionError("attempts must be at least 1")
+
+
+def pair_unit(
+    rows: Sequence[SubjectRow],
+    crops: Sequence[Crop],
+    embeddings: np.ndarray,
+    settings: CurationSettings,
+    target_side: int,
+) -> tuple[list[SubjectRow], list[PairRow], StageCount]:
+    """Pairs of every clip of a unit; a clip that cannot be paired has its subjects quarantined.
+
+    Args:
+        embeddings: float32 (S, Dd) of unit length, in the crops' order.
+    """
+    order = {crop.key: i for i, crop in enumerate(crops)}
+    judged, pairs, count = list[SubjectRow](), list[PairRow](), StageCount()
+    for _, group in itertools.groupby(rows, key=lambda row: row.cluster):
+        clip = list(group)
+        own = [order[row.key] for row in clip if row.unit == "subject" and row.key in order]
+        try:
+            made, ended = make_pairs(clip, [crops[i] for i in own], embeddings[own], settings, target_side)
+        except Exception as error:  # whatever it is, it costs this clip alone and is counted
+            clip = quarantined_subjects(clip, f"pairs:{type(error).__name__}")
+        else:
+            pairs += made
+            count.merge(ended)
+        judged += clip
+    return judged, pairs, count
+
+
 def make_pairs(
     rows: Sequence[SubjectRow],
     crops: Sequence[Crop],
@@ -117,6 +206,8 @@ def source_row(source: Source, cluster: str = "", frames: int = 0) -> SubjectRow
         status=source.status,
         reason=source.reason,
         licence=source.licence,
+        consent=source.consent,
+        provenance=source.provenance,
         cluster=cluster,
         scores={"bytes": float(source.bytes), "frames": float(frames)},
     )
@@ -166,6 +257,8 @@ def _frame_row(frame: Frame, source: Source, cluster: str, reason: str, scores: 
         status="rejected" if reason else "accepted",
         reason=reason,
         licence=source.licence,
+        consent=source.consent,
+        provenance=source.provenance,
         frame_index=frame.index,
         timestamp=frame.timestamp,
         cluster=cluster,
@@ -198,6 +291,8 @@ def _subject(
         status="rejected" if reason else "accepted",
         reason=reason,
         licence=source.licence,
+        consent=source.consent,
+        provenance=source.provenance,
         frame_index=frame.index,
         timestamp=frame.timestamp,
         track=track,

@@ -1,20 +1,20 @@
-"""Between the two passes: staged rows of each clip, the plan of the shards, and what is asserted before the end."""
+"""Between the passes: staged rows of each unit, the plan of the files, and what is asserted before the end."""
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flexip.rows import DATASETS, SPLITS, DatasetName, PairRow, Split, SubjectRow
-from pipelines import features, shards
+from pipelines import features, ledger, shards
 from pipelines.pairs import assign_splits
-from pipelines.records import UNITS, StageCount, from_table, to_table
+from pipelines.records import UNITS, StageCount, count_units, from_table, to_table
 from pipelines.settings import CurationSettings
 from pipelines.shards import FileEntry, Manifest
 
@@ -23,24 +23,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StagedClip:
-    """What the first pass reports of a clip; its rows lie in the staging folder under its key."""
+class StagedUnit:
+    """What the first pass records of a unit; its rows lie in the staging folder under its key."""
 
-    clip: str
-    kind: str
-    cluster: str
-    pairs: StageCount
-    encoders: dict[str, Any]  # fingerprints, shapes, resolution
-
-    def to_json(self) -> str:
-        """The report as text."""
-        return json.dumps(dataclasses.asdict(self))
+    unit: str
+    rows: int  # subject rows
+    counts: dict[str, StageCount]  # by unit of count
+    seconds: dict[str, float]  # stage -> time that it was busy with this unit
 
     @classmethod
-    def from_json(cls, text: str) -> "StagedClip":
-        """The report that `to_json` wrote."""
-        values = json.loads(text)
-        return cls(pairs=StageCount(**values.pop("pairs")), **values)
+    def from_record(cls, record: Mapping[str, Any]) -> "StagedUnit":
+        """The unit that `stage_unit` recorded."""
+        counts = {name: StageCount(**count) for name, count in record["counts"].items()}
+        return cls(record["unit"], record["rows"], counts, record["seconds"])
 
 
 @dataclass(frozen=True)
@@ -48,108 +43,128 @@ class Shard:
     """One part of a dataset: which staged pairs, in this order, and their splits."""
 
     dataset: DatasetName
-    number: int
-    pairs: list[tuple[str, int]]  # clip key, row in its staged pairs
+    name: str  # of the file, in every family's folder: number and content
+    pairs: list[tuple[str, list[int]]]  # unit, rows of its staged pairs
     splits: list[Split]
 
 
-def stage_clip(folder: Path, clip: str, rows: Sequence[SubjectRow], pairs: Sequence[PairRow]) -> None:
-    """Write the rows of one clip."""
-    shards.write_table(folder, _subjects_name(clip), to_table(rows, SubjectRow))
-    shards.write_table(folder, _pairs_name(clip), to_table(pairs, PairRow))
+@dataclass(frozen=True)
+class SubjectPart:
+    """One part of the subject rows: those of whole units."""
+
+    name: str
+    units: list[str]
 
 
-def count_all(folder: Path, clips: Sequence[StagedClip], others: Sequence[SubjectRow]) -> dict[str, StageCount]:
-    """Counts of every unit over the staged clips and the rows of sources that never became a clip."""
-    counts = {unit: StageCount() for unit in UNITS}
+def stage_unit(
+    folder: Path, unit: str, rows: Sequence[SubjectRow], pairs: Sequence[PairRow], ended: StageCount, seconds: Mapping
+) -> None:
+    """Writes the rows of one unit and then its record, with which it is finished.
+
+    Raises:
+        RuntimeError: rows that their parents do not account for; that would be a fault of ours.
+    """
+    counts = count_units(rows) | {"pair": ended}
+    frames = sum(row.scores["frames"] for row in rows if row.unit == "source")
+    subjects = sum(row.scores["subjects"] for row in rows if row.unit == "frame")
+    _require("frame", counts["frame"].total, int(frames))
+    _require("subject", counts["subject"].total, int(subjects))
+    _require("pair", ended.accepted, len(pairs))
+    shards.write_table(folder, subjects_name(unit), to_table(rows, SubjectRow))
+    shards.write_table(folder, pairs_name(unit), to_table(sorted(pairs, key=lambda p: p.pair_id), PairRow))
+    record = {"unit": unit, "rows": len(rows), "seconds": dict(seconds)}
+    ledger.finish(folder, unit, record | {"counts": {name: dataclasses.asdict(c) for name, c in counts.items()}})
+
+
+def count_all(units: Iterable[StagedUnit], others: Sequence[SubjectRow], files: int) -> dict[str, StageCount]:
+    """Counts over all units and the rows of sources that never became one. Raises RuntimeError as `stage_unit`."""
+    counts = {name: StageCount() for name in UNITS}
     for row in others:
         counts[row.unit].add(row.status, row.reason)
-    for clip in clips:
-        columns = ["unit", "status", "reason"]
-        for row in pq.read_table(folder / _subjects_name(clip.clip), columns=columns).to_pylist():
-            counts[row["unit"]].add(row["status"], row["reason"])
-        counts["pair"].merge(clip.pairs)
+    for unit in units:
+        for name, count in unit.counts.items():
+            counts[name].merge(count)
+    _require("source", counts["source"].total, files)
     return counts
 
 
-def check_counts(
-    folder: Path, clips: Sequence[StagedClip], counts: dict[str, StageCount], files: int, planned: int
-) -> None:
-    """Every unit's total must be what the parents say they have. Raises RuntimeError: that would be a fault of ours."""
-    frames = subjects = 0.0
-    for clip in clips:
-        for row in pq.read_table(folder / _subjects_name(clip.clip), columns=["unit", "scores"]).to_pylist():
-            scores = dict(row["scores"])
-            frames += scores["frames"] if row["unit"] == "source" else 0
-            subjects += scores["subjects"] if row["unit"] == "frame" else 0
-    expected = {"source": files, "frame": int(frames), "subject": int(subjects)}
-    for unit, number in expected.items():
-        if counts[unit].total != number:
-            raise RuntimeError(f"{unit}: {counts[unit].total} rows are accounted for, there were {number}")
-    if counts["pair"].accepted != planned:
-        raise RuntimeError(f"pair: {counts['pair'].accepted} were accepted, {planned} are planned for shards")
+def plan_shards(
+    folder: Path, units: Sequence[StagedUnit], settings: CurationSettings
+) -> tuple[list[Shard], Counter[str]]:
+    """Shards of exactly `rows_per_file` pairs, and the number of identity clusters of each split.
 
-
-def plan_shards(folder: Path, clips: Sequence[StagedClip], settings: CurationSettings) -> tuple[list[Shard], Counter]:
-    """Shards of exactly `rows_per_file` pairs sorted by pair_id, and the number of identity clusters of each split."""
-    light: list[dict[str, Any]] = []
-    for clip in clips:
-        table = pq.read_table(folder / _pairs_name(clip.clip), columns=["pair_id", "dataset", "cluster"])
-        light += [{**row, "clip": clip, "row": i} for i, row in enumerate(table.to_pylist())]
-    varied = {row["cluster"] for row in light if row["dataset"] == "variant"}
-    kinds = {row["cluster"]: "variant" if row["cluster"] in varied else "invariant" for row in light}
+    Pairs stand in the order of units and pair_id: units are named by content, so that neighbours have nothing in
+    common, and a shard reads few of them.
+    """
+    light = [
+        _light_pairs(folder, number, unit.unit) for number, unit in enumerate(units) if unit.counts["pair"].accepted
+    ]
+    table = pa.concat_tables(light).combine_chunks().to_pandas()
+    varied = set(table.loc[table.dataset == "variant", "cluster"])
+    clusters = table.cluster.unique()
+    kinds = {cluster: "variant" if cluster in varied else "invariant" for cluster in clusters}
     splits = assign_splits(kinds, settings.splits, settings.seed)
+    table["split"] = table.cluster.map(splits)
     plan = []
     for dataset in DATASETS:
-        rows = sorted((row for row in light if row["dataset"] == dataset), key=lambda row: row["pair_id"])
-        for number, start in enumerate(range(0, len(rows), settings.shards.rows_per_file)):
-            part = rows[start : start + settings.shards.rows_per_file]
-            where = [(row["clip"].clip, row["row"]) for row in part]
-            plan.append(Shard(dataset, number, where, [splits[row["cluster"]] for row in part]))
+        part = table[table.dataset == dataset]
+        for number, start in enumerate(range(0, len(part), settings.shards.rows_per_file)):
+            chosen = part.iloc[start : start + settings.shards.rows_per_file]
+            plan.append(_shard(dataset, number, chosen, units))
     return plan, Counter(splits.values())
+
+
+def plan_subjects(units: Sequence[StagedUnit], rows_per_file: int) -> list[SubjectPart]:
+    """Parts of whole units, each of `rows_per_file` rows or just more."""
+    parts, held, rows = [], [], 0
+    for unit in units:
+        held.append(unit.unit)
+        rows += unit.rows
+        if rows >= rows_per_file:
+            parts.append(held)
+            held, rows = [], 0
+    listed = [*parts, held] if held else parts
+    return [SubjectPart(shards.part_name(n, _digest(part)), part) for n, part in enumerate(listed, start=1)]
 
 
 def write_shard(
     shard: Shard, folder: Path, output: Path, encoders: "Encoders", settings: CurationSettings
 ) -> list[FileEntry]:
     """Encode the pairs of a shard in batches of fixed size and write all its files."""
-    staged = {
-        clip: pq.read_table(folder / _pairs_name(clip), schema=None) for clip in sorted({c for c, _ in shard.pairs})
-    }
-    table = pa.concat_tables([staged[clip].slice(row, 1) for clip, row in shard.pairs])
+    table = pa.concat_tables([shards.read_part(folder / pairs_name(unit)).take(rows) for unit, rows in shard.pairs])
     rows = from_table(table, PairRow)
     rows = [dataclasses.replace(row, split=split) for row, split in zip(rows, shard.splits, strict=True)]
-    name = shards.part_name(shard.number)
-    entries = [shards.write_table(output, f"{shard.dataset}/pairs/{name}", to_table(rows, PairRow))]
-    ids = [row.pair_id for row in rows]
-    wanted = settings.shards
-    encoded = features.encode_pairs(encoders, rows, wanted.batch_size, wanted.dtype, wanted.hidden)
-    for family, values in encoded.items():
-        path = f"{shards.feature_folder(shard.dataset, family, encoders.fingerprints[family])}/{name}"
+    entries = [shards.write_table(output, f"{shard.dataset}/pairs/{shard.name}", to_table(rows, PairRow))]
+    ids, wanted = [row.pair_id for row in rows], settings.shards
+    for family in features.families(wanted.hidden):
+        values = features.encode_family(encoders, rows, family, wanted.batch_size, wanted.dtype)
+        path = f"{shards.feature_folder(shard.dataset, family, encoders.fingerprints[family])}/{shard.name}"
         entries.append(shards.write_table(output, path, shards.feature_table(ids, family, values)))
     return entries
 
 
-def write_subjects(
-    folder: Path, clips: Sequence[StagedClip], others: Sequence[SubjectRow], output: Path, rows_per_file: int
-) -> list[FileEntry]:
-    """Every SubjectRow into parts: sources that never became a clip first, then clip by clip in the order of keys."""
-    entries, held = [], to_table(others, SubjectRow)
-    for table in (pq.read_table(folder / _subjects_name(clip.clip)) for clip in clips):
-        held = pa.concat_tables([held, table.cast(held.schema)])
-        while len(held) >= rows_per_file:
-            entries.append(_write_part(output, len(entries), held.slice(0, rows_per_file)))
-            held = held.slice(rows_per_file)
-    return [*entries, _write_part(output, len(entries), held)] if len(held) else entries
+def write_subjects(part: SubjectPart, folder: Path, output: Path) -> FileEntry:
+    """The subject rows of a part's units, one after the other."""
+    table = pa.concat_tables([shards.read_part(folder / subjects_name(unit)) for unit in part.units])
+    return shards.write_table(output, f"subjects/{part.name}", table.combine_chunks())
+
+
+def write_others(others: Sequence[SubjectRow], output: Path) -> list[FileEntry]:
+    """The rows of sources that never became part of a unit, as the first part."""
+    if not others:
+        return []
+    table = to_table(others, SubjectRow)
+    return [shards.write_table(output, f"subjects/{shards.part_name(0, _digest([r.key for r in others]))}", table)]
 
 
 def make_manifest(
     settings: CurationSettings,
     names: "EncoderNames",
-    info: dict[str, Any],
-    counts: dict[str, StageCount],
+    info: Mapping[str, Any],
+    counts: Mapping[str, StageCount],
     plan: Iterable[Shard],
-    clusters: Counter,
+    clusters: Counter[str],
+    inputs: str,
 ) -> Manifest:
     """The manifest, still without its list of files."""
     sizes: dict[str, dict[str, int]] = {dataset: dict.fromkeys(map(str, SPLITS), 0) for dataset in DATASETS}
@@ -162,21 +177,45 @@ def make_manifest(
         config=settings.model_dump(mode="json"),
         encoders=dataclasses.asdict(names),
         fingerprints={family: info["fingerprints"][family] for family in held},
-        shapes={family: info["shapes"][family] for family in held},
+        shapes={family: list(info["shapes"][family]) for family in held},
         dtype=settings.shards.dtype,
+        device=info["device"],
+        inputs=inputs,
         counts={unit: {"inputs": count.total, **dataclasses.asdict(count)} for unit, count in counts.items()},
         sizes=sizes,
         clusters={split: clusters[split] for split in SPLITS},
     )
 
 
-def _write_part(output: Path, number: int, table: pa.Table) -> FileEntry:
-    return shards.write_table(output, f"subjects/{shards.part_name(number)}", table.combine_chunks())
+def subjects_name(unit: str) -> str:
+    """Where a unit's subject rows are staged, below the staging folder."""
+    return f"units/{unit[:2]}/{unit}.subjects.parquet"
 
 
-def _subjects_name(clip: str) -> str:
-    return f"{clip}.subjects.parquet"
+def pairs_name(unit: str) -> str:
+    """Where a unit's pairs are staged, below the staging folder."""
+    return f"units/{unit[:2]}/{unit}.pairs.parquet"
 
 
-def _pairs_name(clip: str) -> str:
-    return f"{clip}.pairs.parquet"
+def _light_pairs(folder: Path, number: int, unit: str) -> pa.Table:
+    table = shards.read_part(folder / pairs_name(unit), ["pair_id", "dataset", "cluster"])
+    place = {"unit": pa.array([number] * len(table), pa.int32()), "row": pa.array(range(len(table)), pa.int32())}
+    for name, column in place.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _shard(dataset: DatasetName, number: int, chosen: Any, units: Sequence[StagedUnit]) -> Shard:
+    rows = [(units[unit].unit, group.row.tolist()) for unit, group in chosen.groupby("unit", sort=False)]
+    splits = chosen.split.tolist()
+    name = shards.part_name(number, _digest([*chosen.pair_id, *splits]))
+    return Shard(dataset, name, rows, splits)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:12]
+
+
+def _require(unit: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise RuntimeError(f"{unit}: {found} rows are accounted for, there were {expected}")

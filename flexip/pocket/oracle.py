@@ -5,13 +5,14 @@ They differ in architecture, seed and training pictures, so that a mistake which
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
-from timm.models.convmixer import ConvMixer
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.vgg import make_layers
 
 from flexip.pocket.face import EXPRESSIONS, POSES
 from flexip.pocket.identity import COLOURS, EYES, MARKS, PATTERNS, SHAPES, TOPS
@@ -20,8 +21,8 @@ from flexip.pocket.scenes import SCENES
 from flexip.pocket.styles import STYLES
 from flexip.pocket.world import Picture, Placement, render
 
-OracleName = Literal["residual", "mixer"]
-ORACLES: tuple[OracleName, ...] = ("residual", "mixer")
+OracleName = Literal["residual", "plain"]
+ORACLES: tuple[OracleName, ...] = ("residual", "plain")
 
 IDENTITY: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
@@ -60,14 +61,23 @@ class Reading:
 
 
 def build_oracle(name: OracleName) -> nn.Module:
-    """(B, 3, 64, 64) in -1..1 to logits (B, sum of values): a small residual network, or a mixer of patches."""
+    """(B, 3, 64, 64) in -1..1 to logits (B, sum of values): a net of residual blocks, or a plain one without shortcuts.
+
+    Both halve by maxima and keep positions to the end: marks and eyes are few pixels, which an average loses.
+    """
     outputs = sum(len(values) for values in ATTRIBUTES.values())
     if name == "residual":
-        return ResNet(
-            cast(Any, BasicBlock), (1, 1, 1, 1), num_classes=outputs, stem_width=16, stem_type="deep",
-            replace_stem_pool=True, channels=(24, 40, 72, 112),
-        )  # fmt: skip
-    return ConvMixer(dim=128, depth=7, kernel_size=7, patch_size=4, num_classes=outputs)
+        stem = [nn.Conv2d(3, 24, 5, padding=2, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)]
+        widths = (24, 32, 48, 64, 64)
+        blocks = [layer for pair in pairwise(widths) for layer in (nn.MaxPool2d(2), _residual_block(*pair))]
+        return nn.Sequential(*stem, *blocks, nn.Flatten(), nn.Dropout(0.1), nn.Linear(widths[-1] * 4 * 4, outputs))
+    layers = make_layers([16, 24, "M", 40, 40, "M", 64, 64, "M", 72, "M"], batch_norm=True)
+    return nn.Sequential(layers, nn.Flatten(), nn.Dropout(0.1), nn.Linear(72 * 4 * 4, outputs))
+
+
+def _residual_block(before: int, after: int) -> BasicBlock:
+    widen = nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
+    return BasicBlock(before, after, downsample=widen)
 
 
 def split_logits(logits: Tensor) -> dict[str, Tensor]:

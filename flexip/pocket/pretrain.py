@@ -3,16 +3,17 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
+
+from flexip.precision import arithmetic
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -50,13 +51,9 @@ class Workshop:
     compiled: bool = False  # torch.compile: minutes at first, and then up to twice as fast
     report: Report = silent  # told of the losses
 
-    @contextmanager
-    def arithmetic(self) -> Iterator[None]:
-        """Precision and attention of training. On a CPU the fused attention's backward pass is the slower one."""
-        kind = self.device.split(":")[0]
-        attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()
-        with attention, torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
-            yield
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Precision and attention of training."""
+        return arithmetic(self.device, "bf16" if self.bf16 else "fp32")
 
     def quicken(self, *modules: nn.Module) -> None:
         """Prepares modules, in place, for many calls with few different shapes."""

@@ -1,7 +1,7 @@
 """Films of creatures that walk, turn and change their mood; and whole folders of films and stills with their truth."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ def truth(picture: Picture, frame: Frame) -> dict[str, Any]:
     creatures = [
         {
             "identity": placed.identity.key,
+            "attributes": asdict(placed.identity),
             "vector": [round(float(value), 4) for value in frame.identities[k]],
             "expression": placed.expression,
             "pose": placed.pose,

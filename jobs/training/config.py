@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from flexip.encoders import Detail
+from flexip.precision import Precision
 from flexip.rows import DatasetName
 from jobs.config import JobConfig, MLflowConfig, ModelsConfig, RayConfig, Section
 
@@ -16,9 +17,9 @@ class AdapterSizes(Section):
     depth: int = Field(default=4, ge=1, description="Perceiver blocks of each stream")
     heads: int = Field(default=12, ge=1, description="attention heads of a block")
     dim_head: int = Field(default=64, ge=8, description="width of a head")
-    method: Literal["flexip", "ip-adapter", "ip-adapter-plus", "plus-dino"] = Field(
-        default="flexip", description="what is trained: FlexIP, or one of the baselines of evaluation/baselines.py"
-    )
+    method: Literal[
+        "flexip", "flexip-without-edits", "flexip-without-shape", "ip-adapter", "ip-adapter-plus", "plus-dino"
+    ] = Field(default="flexip", description="what is trained: FlexIP, or one of those of evaluation/baselines.py")
     gating: Literal["branch", "token"] = Field(
         default="branch", description="what the gate scales: attention or tokens"
     )
@@ -98,12 +99,20 @@ class TrainConfig(JobConfig):
     name: str = Field(
         default="flexip", pattern=r"^[\w.-]+$", description="the run's name; starting one name again continues it"
     )
+    start: str | None = Field(
+        default=None,
+        description="checkpoint whose adapters the run begins with, pocket for our own; none: from nothing",
+    )
     models: ModelsConfig = Field(default=ModelsConfig(), description="frozen models, the same as in curation")
     adapter: AdapterSizes = Field(default=AdapterSizes(), description="architecture of the adapters")
     gate: GateByDataset = Field(default=GateByDataset(), description="gamma in training: 1 keeps identity, 0 edits")
     drops: DropConfig = Field(default=DropConfig(), description="condition dropout, for classifier-free guidance")
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW over the adapters")
     mixture: Mixture = Field(default=Mixture(), description="shares of the two datasets in a batch")
+    precision: Precision = Field(
+        default="fp32", description="of the forward pass: fp32, or bf16 where the processor has it; weights stay fp32"
+    )
+    compiled: bool = Field(default=False, description="torch.compile of the UNet: minutes at the start, then faster")
     steps: int = Field(default=1000, ge=1, description="optimizer steps of the whole run")
     batch_size: int = Field(default=16, ge=1, description="rows in a step, over all workers; a multiple of workers")
     workers: int = Field(default=2, ge=1, description="training processes: gloo on CPUs, NCCL with one GPU each")
@@ -121,6 +130,10 @@ class TrainConfig(JobConfig):
     def _consistent(self) -> "TrainConfig":
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size = {self.batch_size}: not a multiple of workers = {self.workers}")
+        if self.optimizer.warmup > self.steps:
+            raise ValueError(
+                f"optimizer.warmup = {self.optimizer.warmup}: longer than the whole run, steps = {self.steps}"
+            )
         if self.mixture.invariant + self.mixture.variant == 0:
             raise ValueError("mixture: both weights are 0; give at least one dataset a weight")
         return self

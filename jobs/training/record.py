@@ -17,6 +17,7 @@ FREE_FIELDS = {
     "dataset",
     "output",
     "workers",
+    "compiled",
     "max_failures",
     "log_every",
     "checkpoint_every",
@@ -46,15 +47,20 @@ class RunRecord:
         return record
 
 
+def run_identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide what a run computes, by dotted key, and the dataset's digest."""
+    identity = flatten(config.model_dump(mode="json", exclude=FREE_FIELDS))
+    identity["dataset manifest"] = hashlib.sha256((config.dataset / "manifest.json").read_bytes()).hexdigest()[:16]
+    return identity
+
+
 def open_record(config: TrainConfig) -> RunRecord:
     """The record of `config.name` in `config.output`, new or as an earlier start left it.
 
     Raises:
         UserError: an earlier start had other settings; names each with its two values.
     """
-    folder = config.output / "runs" / config.name
-    identity = flatten(config.model_dump(mode="json", exclude=FREE_FIELDS))
-    identity["dataset manifest"] = hashlib.sha256((config.dataset / "manifest.json").read_bytes()).hexdigest()[:16]
+    folder, identity = config.output / "runs" / config.name, run_identity(config)
     file = folder / "run.json"
     if not file.is_file():
         return RunRecord(folder, identity)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from evaluation.baselines import ADAPTERS
-from flexip.checkpoint import load_training_state, save_checkpoint
+from flexip.checkpoint import load_adapters, load_training_state, save_checkpoint
 from flexip.encoders import Detail, EncoderNames, load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.rows import DATASETS, DatasetName
@@ -76,7 +76,7 @@ def train_worker(settings: dict[str, Assignment]) -> None:
         began = time.perf_counter()
         batch = _batch(job, dataset, state.step, rank, world, device)
         log.waited += time.perf_counter() - began
-        log.losses.append(train_step(state, batch, config.optimizer.grad_clip, wrapped))
+        log.losses.append(train_step(state, batch, config.optimizer.grad_clip, wrapped, config.precision))
         schedule.step()
         save = state.step % config.checkpoint_every == 0 or state.step == config.steps
         if save or state.step % config.log_every == 0:
@@ -94,14 +94,26 @@ def _prepare(job: Assignment, device: str) -> tuple[TrainState, Any]:
         sizes = config.adapter.model_dump()
         architecture = adapter_config(unet, job.shapes, config.adapter.detail, **sizes)
         model = FlexIP(unet, architecture, ADAPTERS[config.adapter.method])
+    if config.compiled:
+        unet.compile(dynamic=False)
     wrapped = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
     settings = config.optimizer
     state = new_state(model, settings.learning_rate, settings.weight_decay, settings.ema)
     newest = ray.train.get_checkpoint()
+    if newest is None and config.start:
+        begin_with(state, config.start)
     if newest is not None:
         with newest.as_directory() as folder:
             load_training_state(state, folder)
     return state, wrapped
+
+
+def begin_with(state: TrainState, start: str) -> None:
+    """Adapters of another run; the step, the optimiser and the average are new."""
+    load_adapters(state.model, start)
+    for name, parameter in state.model.trainable().items():
+        if state.average:
+            state.average[name].copy_(parameter.detach())
 
 
 def learning_rate_schedule(config: TrainConfig, state: TrainState) -> LambdaLR:

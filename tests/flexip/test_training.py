@@ -122,6 +122,18 @@ def test_training_lowers_the_loss_on_its_batch_and_leaves_the_unet(model, column
     assert all(torch.equal(p, frozen[name]) for name, p in model.unet.state_dict().items())
 
 
+def test_half_precision_computes_nearly_the_same_and_keeps_single_weights(model, columns, noising):
+    batch = build_batch(columns, torch.full((4,), 0.5), Drops(), noising, np.arange(4))
+    single = batch_loss(model, batch).mean().item()
+    state = new_state(model, learning_rate=1e-3, weight_decay=0.0, ema=0.9)
+    half = train_step(state, batch, precision="bf16").item()
+    assert half != single
+    assert half == pytest.approx(single, rel=0.02)
+    kept = [*model.trainable().values(), *state.average.values()]
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.trainable().values())
+
+
 def test_the_average_follows_the_parameters_and_ends_where_they_rest(model, columns, noising):
     batch = build_batch(columns, torch.full((4,), 0.5), Drops(0, 0, 0), noising, np.arange(4))
     state = new_state(model, learning_rate=3e-3, weight_decay=0.0, ema=0.9)

@@ -101,6 +101,7 @@ def test_gamma_outside_zero_and_one_is_refused():
         (["--batch_size=5", "--workers=2"], "batch_size = 5: not a multiple of workers = 2"),
         (["--mixture.invariant=0", "--mixture.variant=0"], "mixture: both weights are 0"),
         (["--drops.text=0.9", "--drops.image=0.9"], "drops: text + image + both = 1.85"),
+        (["--steps=50", "--optimizer.warmup=51"], "optimizer.warmup = 51: longer than the whole run, steps = 50"),
         (["--name", "a/b"], "--name = 'a/b': string should match pattern"),
     ],
 )

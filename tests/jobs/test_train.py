@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from training_data import write_dataset
 
 from evaluation.baselines import load_baseline
-from flexip.checkpoint import load_checkpoint
+from flexip.checkpoint import CheckpointError, load_checkpoint
 from flexip.encoders import EncoderNames
 from flexip.training import TrainState, batch_rows
 from jobs.cluster import ray_session
@@ -154,6 +154,26 @@ def rates(config: TrainConfig, first: int) -> list[float]:
         state.optimizer.step()
         schedule.step()
     return found
+
+
+def test_a_run_begins_with_the_adapters_of_another(two_workers, ray_up, dataset, tmp_path):
+    _, first = two_workers
+    start = str(first.checkpoint)
+    begun = configuration(
+        dataset, tmp_path, start=start, steps=1, optimizer=OptimizerConfig(learning_rate=1e-9), workers=1, log_every=1
+    )
+    after = load_file(run(begun).checkpoint / "adapters.safetensors")
+    for name, before in load_file(first.checkpoint / "adapters.safetensors").items():
+        torch.testing.assert_close(after[name], before, atol=1e-6, rtol=0)
+
+
+def test_adapters_of_another_size_are_no_beginning(two_workers, dataset, tmp_path):
+    _, first = two_workers
+    other = AdapterSizes(queries=3, cls_tokens=2, depth=1, heads=2, dim_head=16)
+    with pytest.raises(UserError, match=r"start = .*: has adapter\.queries = 2; this run has 3"):
+        run(configuration(dataset, tmp_path, start=str(first.checkpoint), adapter=other))
+    with pytest.raises(CheckpointError, match=r"no config\.json there"):
+        run(configuration(dataset, tmp_path, start=str(tmp_path / "nowhere")))
 
 
 def test_the_learning_rate_is_a_function_of_the_step_alone(tmp_path):

@@ -29,7 +29,7 @@ def pair(row: int) -> PairRow:
 def write(root, rows=ROWS):
     entries = []
     for number, start in enumerate(range(0, rows, PER_FILE)):
-        part, numbers = shards.part_name(number), range(start, min(start + PER_FILE, rows))
+        part, numbers = shards.part_name(number, "0"), range(start, min(start + PER_FILE, rows))
         pairs = [pair(row) for row in numbers]
         entries.append(shards.write_table(root, f"variant/pairs/{part}", to_table(pairs, PairRow)))
         for family in SHAPES:
@@ -38,7 +38,9 @@ def write(root, rows=ROWS):
             )
             entries.append(shards.write_table(root, f"{shards.feature_folder('variant', family, 'f0')}/{part}", table))
     sizes = {"variant": {"train": 18, "val": 0, "test": 5}, "invariant": dict.fromkeys(("train", "val", "test"), 0)}
-    manifest = shards.Manifest(1, {}, {}, dict.fromkeys(SHAPES, "f0"), SHAPES, "float16", {}, sizes, {})
+    manifest = shards.Manifest(
+        shards.SCHEMA_VERSION, {}, {}, dict.fromkeys(SHAPES, "f0"), SHAPES, "float16", {}, sizes, {}
+    )
     shards.write_manifest(root, manifest, entries)
     return root
 
@@ -72,7 +74,7 @@ def test_parts_have_exactly_their_rows_and_pairs_are_in_order(tmp_path):
     assert table["pair_id"].to_pylist() == ["0000", "0005", "0010", "0015", "0020"]
     assert open_dataset(root).pairs("variant", "test", ["caption"]).column_names == ["caption"]
     folder = root / shards.feature_folder("variant", "dino", "f0")
-    assert str(pq.read_schema(folder / "part-00000.parquet").field("dino").type).startswith("fixed_size_list")
+    assert str(pq.read_schema(folder / "part-00000-0.parquet").field("dino").type).startswith("fixed_size_list")
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
@@ -88,13 +90,13 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 def test_verify_names_the_changed_and_the_missing_file(tmp_path):
     root = write(tmp_path)
     assert len(verify(root).files) == 9
-    victim = root / shards.feature_folder("variant", "clip", "f0") / "part-00001.parquet"
+    victim = root / shards.feature_folder("variant", "clip", "f0") / "part-00001-0.parquet"
     good = victim.read_bytes()
     victim.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
-    with pytest.raises(DatasetError, match=r"clip-f0/part-00001\.parquet: changed"):
+    with pytest.raises(DatasetError, match=r"clip-f0/part-00001-0\.parquet: changed"):
         verify(root)
     victim.unlink()
-    with pytest.raises(DatasetError, match=r"clip-f0/part-00001\.parquet: missing"):
+    with pytest.raises(DatasetError, match=r"clip-f0/part-00001-0\.parquet: missing"):
         verify(root)
     with pytest.raises(DatasetError, match="clip-f0"):
         open_dataset(root).read("variant", "train", list(range(18)), ["clip"])
@@ -107,7 +109,7 @@ def test_what_is_no_dataset_is_said_in_one_line(tmp_path):
     with pytest.raises(DatasetError, match="not a manifest"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema_version": 99}')
-    with pytest.raises(DatasetError, match="schema version 99; this program reads version 1"):
+    with pytest.raises(DatasetError, match="schema version 99; this program reads version 2"):
         read_manifest(tmp_path)
 
 

@@ -1,7 +1,8 @@
 import pytest
 
+from pipelines.listing import SourceError, list_sources
 from pipelines.settings import InputSettings
-from pipelines.sources import SourceError, group_clips, list_sources, read_hash, reject_duplicates
+from pipelines.sources import group_clips, read_hash, reject_duplicates
 
 
 def listed(path, **options):

@@ -142,7 +142,7 @@ def test_all_stages_run_from_nothing_and_export_a_folder_that_loads(tmp_path: Pa
         unet=tiny,
     )
     result = run(config)
-    assert set(result.figures) == {"vae", "clip", "dino", "residual", "mixer", "faces", "unet"}
+    assert set(result.figures) == {"vae", "clip", "dino", "residual", "plain", "faces", "unet"}
     assert result.figures["vae"]["scaling_factor"] > 0
     assert result.weight_bytes == total_bytes(tmp_path / "weights") < 24_000_000
     readings = [read(load_oracle(tmp_path / "weights", name), torch.zeros(1, 3, 64, 64)) for name in ORACLES]
@@ -165,7 +165,7 @@ def check_tracking(directory: Path, figures: dict[str, dict[str, float]]) -> Non
     assert set(runs) == {"vae", "clip", "dino", "oracles", "faces", "unet"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert runs["vae"].data.metrics["vae/psnr"] == pytest.approx(figures["vae"]["psnr"])
-    assert runs["oracles"].data.metrics["mixer/scene"] == pytest.approx(figures["mixer"]["scene"])
+    assert runs["oracles"].data.metrics["plain/scene"] == pytest.approx(figures["plain"]["scene"])
 
 
 def check_card(root: Path) -> None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from flexip.pocket.identity import Identity
 from flexip.pocket.video import film, make_world, mask_of, run_lengths, write_video
 from flexip.pocket.world import Picture
 
@@ -83,6 +84,7 @@ def test_a_world_is_a_folder_with_its_truth(tmp_path: Path) -> None:
     stills = [line for line in lines if line["file"].endswith(".png")]
     assert [Path(line["file"]).parent.name for line in stills] == ["creature-0000"] * 4 + ["creature-0001"]
     assert len({line["creatures"][0]["identity"] for line in stills}) == 2
+    assert all(Identity(**one["attributes"]).key == one["identity"] for line in lines for one in line["creatures"])
     picture = cv2.imread(str(world / stills[0]["file"]))
     assert picture is not None
     assert list(picture.shape[:2]) == stills[0]["size"]

@@ -42,12 +42,12 @@ def _write_pairs(root: Path, name: DatasetName, encoders: Encoders, train: int, 
     rng = np.random.default_rng([seed, DATASETS.index(name)])
     pairs = [_pair(name, i, "train" if i < train else "val") for i in range(train + val)]
     table = pa.Table.from_pylist([vars(pair) for pair in pairs], schema=arrow_schema(PairRow))
-    files = [write_table(root, f"{name}/pairs/{part_name(0)}", table)]
+    files = [write_table(root, f"{name}/pairs/{part_name(0, '0')}", table)]
     for family, shape in encoders.shapes.items():
         values = rng.normal(size=(len(pairs), *shape)).astype(np.float16)
         folder = feature_folder(name, family, encoders.fingerprints[family])
         table = feature_table([pair.pair_id for pair in pairs], family, values)
-        files.append(write_table(root, f"{folder}/{part_name(0)}", table))
+        files.append(write_table(root, f"{folder}/{part_name(0, '0')}", table))
     return files
 
 
