@@ -119,7 +119,7 @@ def embed_images(
     batch_size: int = 32,
     on_images: Callable[[int], object] | None = None,
 ) -> dict[str, Float[np.ndarray, "images width"]]:
-    """What images, of any sizes, are compared by: "dino", the mean of unit patch tokens, and "clip", the image embedding."""
+    """What images of any sizes are compared by: "dino", the mean of unit patch tokens; "clip", the image embedding."""
     clip, dino = [], []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]

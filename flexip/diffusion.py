@@ -30,25 +30,14 @@ def target(latents: Latents, noise: Latents, alpha_bar: Float[Tensor, " B"], kin
     return a.sqrt() * noise - (1 - a).sqrt() * latents
 
 
-def predict_original(noisy: Latents, prediction: Latents, alpha_bar: Float[Tensor, " B"], kind: PredictionType):
-    """(z_0, eps) as the prediction implies them at z_t."""
+def predict_original(
+    noisy: Latents, prediction: Latents, alpha_bar: Float[Tensor, " B"], kind: PredictionType
+) -> Latents:
+    """z_0 as the prediction implies it at z_t."""
     a = alpha_bar[:, None, None, None]
     if kind == "epsilon":
-        return (noisy - (1 - a).sqrt() * prediction) / a.sqrt(), prediction
-    return a.sqrt() * noisy - (1 - a).sqrt() * prediction, a.sqrt() * prediction + (1 - a).sqrt() * noisy
-
-
-def ddim_step(
-    noisy: Latents,
-    prediction: Latents,
-    alpha_bar: Float[Tensor, " B"],
-    alpha_bar_previous: Float[Tensor, " B"],
-    kind: PredictionType,
-) -> Latents:
-    """One deterministic DDIM step, each row from its own noise level to its own next one (DDIM, eq. 12, eta = 0)."""
-    original, noise = predict_original(noisy, prediction, alpha_bar, kind)
-    a = alpha_bar_previous[:, None, None, None]
-    return a.sqrt() * original + (1 - a).sqrt() * noise
+        return (noisy - (1 - a).sqrt() * prediction) / a.sqrt()
+    return a.sqrt() * noisy - (1 - a).sqrt() * prediction
 
 
 def denoising_loss(prediction: Latents, truth: Latents) -> Float[Tensor, " B"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from flexip.adapters import Merging
 from flexip.gate import Gate, Weights, at_step
 from flexip.images import Rgb
+from flexip.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Request:
     """One picture asked for; without a reference the base model answers.
 
     Raises:
-        ValueError: a number of steps, a guidance, a schedule, a block's weight or a mask out of bounds.
+        ValueError: a number of steps, a solver, a guidance, a schedule, a block's weight or a mask out of bounds.
     """
 
     prompt: str
@@ -28,6 +30,7 @@ class Request:
     negative_prompt: str = ""
     guidance_scale: float = 5.0
     steps: int = 25
+    solver: Solver = "ddim"  # "dpm++2m" needs about half the steps
     seed: int = 0
     merging: Merging = "average"  # of several references
     blocks: Mapping[str, float] = field(default_factory=dict)  # name of a UNet block, e.g. "up_blocks" -> weight
@@ -36,6 +39,8 @@ class Request:
     def __post_init__(self):
         if not 1 <= self.steps <= 1000:
             raise ValueError(f"steps: {self.steps} must be within 1..1000")
+        if self.solver not in get_args(Solver):
+            raise ValueError(f"solver: {self.solver!r} must be one of {', '.join(get_args(Solver))}")
         if not np.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale: {self.guidance_scale} must be a finite number; 1 means no guidance")
         for weights in (self.preservation, self.personalization):

@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexip.adapters import SubjectTokens, join_tokens, merge_references
 from flexip.attention import KEYWORD, SubjectConditioning, check_processors, cross_attention_layers
 from flexip.calibration import Calibration
-from flexip.diffusion import ddim_step, guide
+from flexip.diffusion import guide, predict_original
 from flexip.encoders import Encoders
 from flexip.images import Rgb
 from flexip.model import FlexIP
 from flexip.request import Request, check_blocks, gate_at
+from flexip.solvers import Schedule, Solver, solver_schedule, solver_step
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,7 @@ class Engine:
     calibration: Calibration | None = None  # what its dial means, where that was measured
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """DDIM's walk for one step count."""
-
-    timesteps: Int[Tensor, " S"]
-    alpha_bar: Float[Tensor, " S"]
-    alpha_bar_previous: Float[Tensor, " S"]
+Schedules = dict[tuple[Solver, int], Schedule]  # by solver and number of steps
 
 
 @dataclass(frozen=True)
@@ -74,18 +68,25 @@ def sample(
     for part in chunks:
         latents = initial_noise(engine, part)
         rows = prepare_rows(engine, part)
-        schedules = {r.steps: ddim_schedule(engine.pipe.scheduler.config, r.steps) for r in part}
+        schedules, originals = schedules_of(engine, part), torch.zeros_like(latents)
         active = list(range(len(part)))
         for step in range(max(r.steps for r in part)):
             still = [i for i in active if step < part[i].steps]
             if still != active:
                 rows, active = _keep(rows, part, active, still), still
-            latents[active] = denoise(engine, rows, [part[i] for i in active], schedules, latents[active], step)
+            latents[active], originals[active] = denoise(
+                engine, rows, [part[i] for i in active], schedules, latents[active], originals[active], step
+            )
             done += 1
             if on_step:
                 on_step(done, total)
         images += decode(engine, latents)
     return images
+
+
+def schedules_of(engine: Engine, requests: Sequence[Request]) -> Schedules:
+    """Every schedule that the requests need."""
+    return {(r.solver, r.steps): solver_schedule(engine.pipe.scheduler.config, r.solver, r.steps) for r in requests}
 
 
 def initial_noise(engine: Engine, requests: Sequence[Request]) -> Float[Tensor, "B C h w"]:
@@ -113,13 +114,22 @@ def denoise(
     engine: Engine,
     rows: Rows,
     requests: Sequence[Request],
-    schedules: dict[int, Schedule],
+    schedules: Schedules,
     latents: Float[Tensor, "B C h w"],
+    before: Float[Tensor, "B C h w"],
     step: int,
-) -> Float[Tensor, "B C h w"]:
-    """One UNet call for all rows, guidance, and each row's own DDIM step."""
+) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+    """One UNet call for all rows, guidance, and each row's own step of its own solver.
+
+    Returns:
+        The latents, and z_0 as it was predicted, which the next step takes as `before`.
+    """
     device, dtype = latents.device, latents.dtype
-    timesteps = torch.stack([schedules[r.steps].timesteps[step] for r in requests]).to(device)
+    walks = [schedules[r.solver, r.steps] for r in requests]
+    timesteps, alpha_bar, coefficients = (
+        torch.stack([getattr(walk, name)[step] for walk in walks]).to(device)
+        for name in ("timesteps", "alpha_bar", "coefficients")
+    )
     owner = rows.request.to(device)
     gate = gate_at(requests, step, _latent_size(engine)).select(rows.request).to(device, dtype)
     prediction = engine.pipe.unet(
@@ -135,11 +145,9 @@ def denoise(
         scale = torch.tensor([r.guidance_scale for r in requests], device=device, dtype=dtype)
         conditional = conditional.clone()
         conditional[guided] = guide(unconditional, conditional[guided], scale[guided])
-    alpha, previous = (
-        torch.stack([getattr(schedules[r.steps], name)[step] for r in requests]).to(device, dtype)
-        for name in ("alpha_bar", "alpha_bar_previous")
-    )
-    return ddim_step(latents, conditional, alpha, previous, engine.pipe.scheduler.config["prediction_type"])
+    kind = engine.pipe.scheduler.config["prediction_type"]
+    original = predict_original(latents, conditional, alpha_bar.to(dtype), kind)
+    return solver_step(latents, original, before, coefficients), original
 
 
 def decode(engine: Engine, latents: Float[Tensor, "B C h w"]) -> list[Rgb]:
@@ -150,17 +158,6 @@ def decode(engine: Engine, latents: Float[Tensor, "B C h w"]) -> list[Rgb]:
         pixels = vae.decode(part, return_dict=False)[0].float().clamp(-1, 1)
         images += list(((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     return images
-
-
-def ddim_schedule(scheduler_config: Any, steps: int) -> Schedule:
-    """Timesteps and noise levels of diffusers' DDIM scheduler for one step count."""
-    scheduler: Any = DDIMScheduler.from_config(dict(scheduler_config))
-    scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps
-    previous = timesteps - scheduler.config["num_train_timesteps"] // steps
-    final = scheduler.final_alpha_cumprod
-    alpha_previous = torch.where(previous >= 0, scheduler.alphas_cumprod[previous.clamp(min=0)], final)
-    return Schedule(timesteps, scheduler.alphas_cumprod[timesteps], alpha_previous)
 
 
 def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -> tuple[SubjectTokens, SubjectTokens]:

@@ -12,6 +12,7 @@ from flexip.checkpoint import load_checkpoint
 from flexip.images import decode_image, encode_png
 from flexip.request import Request
 from flexip.sampler import sample
+from flexip.solvers import Solver
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
 from pipelines.references import prepare_reference
@@ -33,6 +34,7 @@ class GenerateConfig(JobConfig):
     negative_prompt: str = Field(default="", description="what to steer away from")
     guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance; 1 is without")
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
+    solver: Solver = Field(default="ddim", description="ddim, or dpm++2m, which needs about half the steps")
     seed: int = Field(default=0, ge=0, description="of the first picture; the next ones count up")
     images: int = Field(default=1, ge=1, le=256, description="how many pictures")
     output: Path = Field(
@@ -76,6 +78,7 @@ def run(config: GenerateConfig) -> list[Path]:
             negative_prompt=config.negative_prompt,
             guidance_scale=config.guidance_scale,
             steps=config.steps,
+            solver=config.solver,
             seed=config.seed + index,
         )
         for index in range(config.images)

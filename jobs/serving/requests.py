@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flexip.calibration import Calibration
 from flexip.images import ImageError, Rgb, decode_image
 from flexip.request import Request
+from flexip.solvers import Solver
 from jobs.config import Section
 from jobs.serving.errors import RequestError, shorten
 from pipelines.references import prepare_reference
@@ -50,6 +51,7 @@ class ImageRequest(BaseModel):
     cut_out: bool = Field(True, description="cut the subject out of its picture, as in training")
     guidance_scale: float = Field(5.0, ge=1, le=30, description="classifier-free guidance; 1 is without")
     num_inference_steps: int = Field(25, ge=1, description="denoising steps")
+    solver: Solver = Field("ddim", description="ddim, or dpm++2m, which needs about half the steps")
     negative_prompt: str = Field("", description="what to steer away from")
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first image, the next ones count up")
     user: str | None = Field(None, description="accepted for compatibility, not used")
@@ -117,6 +119,7 @@ def to_rows(request: ImageRequest, reference: Rgb | None, served: Served) -> lis
             negative_prompt=request.negative_prompt,
             guidance_scale=request.guidance_scale,
             steps=request.num_inference_steps,
+            solver=request.solver,
             seed=(first + index) % (LARGEST_SEED + 1),
         )
         for index in range(request.n)

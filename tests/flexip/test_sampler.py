@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from flexip.checkpoint import load_checkpoint
-from flexip.diffusion import ddim_step
+from flexip.diffusion import predict_original
 from flexip.gate import Gate
 from flexip.request import Request
-from flexip.sampler import ddim_schedule, decode, denoise, initial_noise, prepare_rows, sample
+from flexip.sampler import decode, denoise, initial_noise, prepare_rows, sample, schedules_of
+from flexip.solvers import Solver, solver_schedule, solver_step
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +23,31 @@ def engine(untrained_checkpoint) -> Any:
     return load_checkpoint(untrained_checkpoint)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 25, 50])
-def test_ddim_equals_diffusers(engine, steps):
-    config: Any = engine.pipe.scheduler.config
-    scheduler: Any = DDIMScheduler.from_config(config)
-    scheduler.set_timesteps(steps)
-    schedule = ddim_schedule(config, steps)
-    g = torch.Generator().manual_seed(0)
-    theirs = ours = torch.randn(2, 4, 8, 8, generator=g)
-    for i, t in enumerate(scheduler.timesteps):
-        prediction = torch.randn(2, 4, 8, 8, generator=g)
-        theirs = scheduler.step(prediction, t, theirs).prev_sample
-        alpha, previous = schedule.alpha_bar[i].expand(2), schedule.alpha_bar_previous[i].expand(2)
-        ours = ddim_step(ours, prediction, alpha, previous, config["prediction_type"])
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+def diffusers_scheduler(solver: Solver, config: dict[str, Any]) -> Any:
+    if solver == "ddim":
+        return DDIMScheduler.from_config(config)
+    return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero")
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+def test_every_number_of_steps_equals_diffusers(engine, solver, kind):
+    config = dict(engine.pipe.scheduler.config) | {"prediction_type": kind}
+    for steps in range(1, 51):
+        scheduler = diffusers_scheduler(solver, config)
+        scheduler.set_timesteps(steps)
+        schedule = solver_schedule(config, solver, steps)
+        assert schedule.timesteps.tolist() == scheduler.timesteps.tolist()
+        g = torch.Generator().manual_seed(steps)
+        theirs = ours = torch.randn(2, 4, 4, 4, generator=g)
+        before = torch.zeros_like(ours)
+        for i, t in enumerate(scheduler.timesteps):
+            prediction = torch.randn(2, 4, 4, 4, generator=g)
+            theirs = scheduler.step(prediction, t, theirs).prev_sample
+            original = predict_original(ours, prediction, schedule.alpha_bar[i].expand(2), kind)
+            ours = solver_step(ours, original, before, schedule.coefficients[i].expand(2, 3))
+            before = original
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
 
 
 def requests(reference) -> list[Request]:
@@ -43,7 +55,7 @@ def requests(reference) -> list[Request]:
         Request("a happy creature on a beach", reference, 0.7, 0.3, guidance_scale=3.0, steps=6, seed=1),
         Request("a sad creature", reference[:, ::-1].copy(), 0.2, 0.8, guidance_scale=1.0, steps=3, seed=2),
         Request("a creature at night", None, guidance_scale=5.0, steps=4, seed=3, negative_prompt="snow"),
-        Request("a creature", reference, 0.0, 0.0, guidance_scale=5.0, steps=6, seed=4),
+        Request("a creature", reference, 0.0, 0.0, guidance_scale=5.0, steps=6, solver="dpm++2m", seed=4),
     ]
 
 
@@ -101,10 +113,10 @@ def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference, gam
         output_type="latent",
         return_dict=False,
     )[0]
-    rows, schedules = prepare_rows(engine, [ask]), {6: ddim_schedule(config, 6)}
-    ours = noise
+    rows, schedules = prepare_rows(engine, [ask]), schedules_of(engine, [ask])
+    ours, before = noise, torch.zeros_like(noise)
     for step in range(6):
-        ours = denoise(engine, rows, [ask], schedules, ours, step)
+        ours, before = denoise(engine, rows, [ask], schedules, ours, before, step)
     torch.testing.assert_close(ours, latents, atol=1e-4, rtol=1e-4)
     assert np.abs(decode(engine, ours)[0].astype(int) - sample(engine, [ask])[0].astype(int)).max() <= 1
 
