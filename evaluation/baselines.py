@@ -27,7 +27,7 @@ from flexip.adapters import (
     SubjectTokens,
 )
 from flexip.checkpoint import load_checkpoint
-from flexip.sampler import Engine
+from flexip.engine import Engine
 
 
 class _ImageTokens(SubjectAdapters):

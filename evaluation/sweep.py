@@ -10,9 +10,10 @@ from jaxtyping import Float, UInt8
 
 from evaluation import metrics
 from flexip.encoders import Encoders
+from flexip.engine import Engine
 from flexip.images import Rgb
 from flexip.request import Request
-from flexip.sampler import Engine, sample
+from flexip.sampler import sample
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class SweepPlan:
         """(subjects, prompts, seeds, gammas)."""
         return len(self.subjects), len(self.prompts), len(self.seeds), len(self.gammas)
 
-    def unet_calls(self, batch_size: int) -> int:
-        """UNet calls that drawing the plan in batches of this size takes."""
-        return -(-math.prod(self.shape) // batch_size) * self.steps
+    @property
+    def denoising_steps(self) -> int:
+        """Steps of all pictures together."""
+        return math.prod(self.shape) * self.steps
 
     def requests(self) -> list[Request]:
         """One request for every cell, in the order of the axes."""
@@ -70,21 +72,15 @@ class SweepScores:
 
 
 def draw_sweep(
-    engine: Engine, plan: SweepPlan, *, batch_size: int = 22, on_call: Callable[[], object] | None = None
+    engine: Engine, plan: SweepPlan, *, batch_size: int = 22, on_steps: Callable[[int], object] | None = None
 ) -> UInt8[np.ndarray, "subjects prompts seeds gammas H W 3"]:
     """All pictures of the plan. Batches mix gates and subjects freely; a picture does not depend on its batch.
 
-    `on_call` is called after each of `plan.unet_calls(batch_size)` UNet calls.
+    `on_steps` is called with the number of denoising steps since its last call.
     """
-    requests, images = plan.requests(), []
-
-    def step(_done: int, _total: int) -> None:
-        if on_call:
-            on_call()
-
-    for start in range(0, len(requests), batch_size):
-        batch = requests[start : start + batch_size]
-        images += sample(engine, batch, step, max_rows=2 * batch_size)
+    requests = plan.requests()
+    rows = max(request.unet_rows for request in requests)
+    images = sample(engine, requests, on_steps, max_rows=rows * batch_size)
     return np.stack(images).reshape(*plan.shape, *images[0].shape)
 
 

@@ -11,14 +11,14 @@ Everything a request brings travels in `SubjectConditioning` through `cross_atte
 but their layer's name. Keys and values of tokens that stay the same over the steps are computed once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexip.adapters import Gating, SubjectTokens
@@ -58,15 +58,6 @@ class SubjectConditioning:
     gate: Gate
     gating: Gating = "branch"
     text_cache: dict[str, TextCache] = field(default_factory=dict)
-
-    def select(self, rows: Tensor) -> "SubjectConditioning":
-        """The given rows, in that order; the text cache starts empty because the text rows change too."""
-        return SubjectConditioning(
-            {name: kv.select(rows) for name, kv in self.preservation.items()},
-            {name: kv.select(rows) for name, kv in self.personalization.items()},
-            self.gate.select(rows),
-            self.gating,
-        )
 
 
 class SubjectProjections(nn.ModuleDict):
@@ -205,6 +196,57 @@ def project_subjects(
         gate,
         gating,
     )
+
+
+def project_text(unet: nn.Module, text: Float[Tensor, "B L D"], subject: SubjectConditioning) -> None:
+    """Fills the conditioning's cache with the text's keys and values of every layer."""
+    for name, layer in cross_attention_layers(unet):
+        _text_keys_values(name, layer, text, subject)
+
+
+def regroup(
+    parts: Sequence[tuple[SubjectConditioning, Float[Tensor, "_ L D"]]], rows: Int[Tensor, " R"]
+) -> tuple[SubjectConditioning, Float[Tensor, "R L D"]]:
+    """Chosen rows of several batches, counted through, as one batch with its text states.
+
+    Nothing is projected anew: keys and values of tokens and text are taken over; of the gates the two weights alone.
+    """
+    subjects, texts = zip(*parts, strict=True)
+    text = torch.cat(texts)[rows]
+    names = subjects[0].preservation
+    preservation, personalization = (
+        torch.cat([getattr(s.gate, w) for s in subjects])[rows] for w in ("preservation", "personalization")
+    )
+    regrouped = SubjectConditioning(
+        {name: _stacked([s.preservation[name] for s in subjects]).select(rows) for name in names},
+        {name: _stacked([s.personalization[name] for s in subjects]).select(rows) for name in names},
+        Gate(preservation, personalization),
+        subjects[0].gating,
+    )
+    for name in set.intersection(*(set(s.text_cache) for s in subjects)):
+        cached = [s.text_cache[name] for s in subjects]
+        if all(c.source is t and c.state == cached[0].state for c, t in zip(cached, texts, strict=True)):
+            projected = _stacked([c.projected for c in cached]).select(rows)
+            regrouped.text_cache[name] = TextCache(text, cached[0].state, projected)
+    return regrouped, text
+
+
+def _stacked(parts: Sequence[KeysValues]) -> KeysValues:
+    """All rows; those with fewer tokens are padded, and say so."""
+    longest = max(part.keys.shape[1] for part in parts)
+    missing = [longest - part.keys.shape[1] for part in parts]
+    keys, values = (
+        torch.cat([F.pad(getattr(part, name), (0, 0, 0, m)) for part, m in zip(parts, missing, strict=True)])
+        for name in ("keys", "values")
+    )
+    if not any(missing) and all(part.present is None for part in parts):
+        return KeysValues(keys, values)
+    marks = [part.present if part.present is not None else _all_present(part) for part in parts]
+    return KeysValues(keys, values, torch.cat([F.pad(mark, (0, m)) for mark, m in zip(marks, missing, strict=True)]))
+
+
+def _all_present(part: KeysValues) -> Tensor:
+    return torch.ones(part.keys.shape[:2], dtype=torch.bool, device=part.keys.device)
 
 
 def _text_keys_values(name: str, attn: Any, text: Tensor, subject: SubjectConditioning) -> KeysValues:

@@ -21,9 +21,9 @@ from torch import Tensor
 from flexip.adapters import AdapterConfig, Adapters
 from flexip.calibration import Calibration
 from flexip.encoders import EncoderNames, load_encoders, load_pipeline
+from flexip.engine import Engine
 from flexip.model import AdapterBuilder, FlexIP
 from flexip.pocket import adapters_path
-from flexip.sampler import Engine
 from flexip.training import TrainState
 
 FORMAT = 1

@@ -57,11 +57,16 @@ class Request:
             return ()
         return self.reference if isinstance(self.reference, tuple) else (self.reference,)
 
+    @property
+    def unet_rows(self) -> int:
+        """Rows of a UNet call: one, or two with guidance."""
+        return 2 if self.guidance_scale > 1 else 1
 
-def gate_at(requests: Sequence[Request], step: int, size: tuple[int, int]) -> Gate:
-    """The gate of every request at a step of its own count; masks at `size`, height and width of the latents."""
+
+def gate_at(requests: Sequence[Request], steps: Sequence[int], size: tuple[int, int]) -> Gate:
+    """The gate of every request at its own step; masks at `size`, height and width of the latents."""
     preservation, personalization = (
-        [at_step(getattr(r, name), min(step, r.steps - 1), r.steps) for r in requests]
+        [at_step(getattr(r, name), step, r.steps) for r, step in zip(requests, steps, strict=True)]
         for name in ("preservation", "personalization")
     )
     gate = Gate.weights(preservation, personalization)

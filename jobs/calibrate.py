@@ -43,8 +43,8 @@ def run(config: CalibrateConfig) -> Calibration:
     subjects = references_of(config.dataset, config.split, config.subjects)
     engine = load_checkpoint(config.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     plan = SweepPlan(subjects, config.prompts, GAMMAS, (0,), config.steps, config.guidance_scale)
-    with progress(plan.unet_calls(config.batch_rows), "calibrate", "step") as bar:
-        images = draw_sweep(engine, plan, batch_size=config.batch_rows, on_call=bar.update)
+    with progress(plan.denoising_steps, "calibrate", "step") as bar:
+        images = draw_sweep(engine, plan, batch_size=config.batch_rows, on_steps=bar.update)
     identity = score_sweep(engine.encoders, plan, images).identity["dino"].mean(axis=(1, 2))
     calibration = fit_calibration(np.asarray(GAMMAS), identity, metric=METRIC, protocol=protocol_of(engine, plan).id)
     store_calibration(config.checkpoint, calibration)

@@ -14,9 +14,9 @@ from evaluation.sheet import SheetRow, draw_sheet
 from evaluation.summary import Protocol, Summary, scores_document, summarize
 from evaluation.sweep import Subject, SweepPlan, draw_sweep, score_sweep
 from flexip.checkpoint import load_checkpoint, read_config
+from flexip.engine import Engine
 from flexip.images import ImageError, Rgb, decode_image, encode_png
 from flexip.rows import DATASETS, Split
-from flexip.sampler import Engine
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
 from pipelines.references import prepare_reference
@@ -83,8 +83,8 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     engine = load_checkpoint(config.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     plan = SweepPlan(subjects, config.prompts, config.gammas, config.seeds, config.steps, config.guidance_scale)
     say("evaluate", f"{len(subjects)} subjects x {len(plan.prompts)} prompts x {len(plan.gammas)} gammas")
-    with progress(plan.unet_calls(config.batch_rows), "sweep", "step") as bar:
-        images = draw_sweep(engine, plan, batch_size=config.batch_rows, on_call=bar.update)
+    with progress(plan.denoising_steps, "sweep", "step") as bar:
+        images = draw_sweep(engine, plan, batch_size=config.batch_rows, on_steps=bar.update)
     with progress(images.size // images[0, 0, 0, 0].size, "score", "image") as bar:
         scores = score_sweep(engine.encoders, plan, images, on_images=bar.update)
     summary = summarize(plan, scores, protocol_of(engine, plan), engine.digest[:16])

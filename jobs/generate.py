@@ -83,13 +83,8 @@ def run(config: GenerateConfig) -> list[Path]:
         )
         for index in range(config.images)
     ]
-    with progress(None, "generate", "step") as bar:
-
-        def tick(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        drawn = sample(engine, requests, tick)
+    with progress(config.images * config.steps, "generate", "step") as bar:
+        drawn = sample(engine, requests, bar.update)
     config.output.mkdir(parents=True, exist_ok=True)
     if reference is not None:
         (config.output / "reference.png").write_bytes(encode_png(reference))

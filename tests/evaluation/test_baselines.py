@@ -10,11 +10,12 @@ from diffusers import DDIMScheduler
 from evaluation.baselines import ADAPTERS, PlusOverDino, load_baseline
 from evaluation.ip_adapter_format import image_prompt, to_ip_adapter
 from flexip.adapters import AdapterConfig, Adapters
+from flexip.batch import initial_noise
 from flexip.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from flexip.encoders import Detail, load_pipeline, load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.request import Request
-from flexip.sampler import initial_noise, sample
+from flexip.sampler import sample
 from flexip.training import Drops, batch_loss, build_batch, load_noising, new_state, train_step
 from jobs.training.config import AdapterSizes
 

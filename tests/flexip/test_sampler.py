@@ -10,11 +10,13 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
+from flexip.attention import cross_attention_layers
+from flexip.batch import admit, advance, initial_noise, join
 from flexip.checkpoint import load_checkpoint
 from flexip.diffusion import predict_original
 from flexip.gate import Gate
 from flexip.request import Request
-from flexip.sampler import decode, denoise, initial_noise, prepare_rows, sample, schedules_of
+from flexip.sampler import decode, sample, take_finished
 from flexip.solvers import Solver, solver_schedule, solver_step
 
 
@@ -79,6 +81,46 @@ def test_mixed_requests_share_their_unet_calls(engine, reference, monkeypatch):
     assert rows == [7, 7, 7, 6, 4, 4]  # rows with guidance count twice; requests leave after their own steps
 
 
+@torch.inference_mode()
+def test_requests_join_between_steps_and_nothing_is_projected_twice(engine, reference, monkeypatch):
+    """One after two steps, one with more tokens after four; each picture is the one drawn alone."""
+    asked = [*requests(reference)[:3], dataclasses.replace(requests(reference)[0], reference=(reference, reference))]
+    asked[3] = dataclasses.replace(asked[3], merging="concatenate", preservation=1.0)
+    alone = [sample(engine, [ask])[0] for ask in asked]
+    counted = _count_rows(engine, monkeypatch)
+    batch: Any = admit(engine, asked[:2], ["a", "b"])
+    drawn = {}
+    for step in range(12):
+        if step == 2:
+            batch = join(batch, admit(engine, [asked[2]], ["c"]))
+        if step == 4:
+            batch = join(batch, admit(engine, [asked[3]], ["d"]))
+        batch, finished = take_finished(engine, advance(engine, batch))
+        drawn |= finished
+        if batch is None:
+            break
+    assert list(drawn) == ["b", "a", "c", "d"]
+    for key, picture in zip("abcd", alone, strict=True):
+        assert np.abs(drawn[key].astype(int) - picture.astype(int)).max() <= 1
+    assert counted == {"text": 7, "subject": 7}  # UNet rows: three requests with guidance, one without
+
+
+def _count_rows(engine, monkeypatch) -> dict[str, int]:
+    """How many rows the first layer's key projections of text and subject see from now on."""
+    name, layer = next(cross_attention_layers(engine.pipe.unet))
+    counted = {"text": 0, "subject": 0}
+    ours = engine.model.attention[name.replace(".", "/")]["to_k"]
+    for kind, module in (("text", layer.to_k), ("subject", ours)):
+
+        def forward(states, kind=kind, inner=module.forward):
+            of_prompt = kind == "subject" and states.shape[1] == 77  # S, which has a token for each of the prompt's
+            counted[kind] += 0 if of_prompt else len(states)
+            return inner(states)
+
+        monkeypatch.setattr(module, "forward", forward)
+    return counted
+
+
 def test_the_seed_decides_the_picture(engine, reference):
     base = requests(reference)[0]
     pair = [base, dataclasses.replace(base, seed=99)]
@@ -113,10 +155,10 @@ def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference, gam
         output_type="latent",
         return_dict=False,
     )[0]
-    rows, schedules = prepare_rows(engine, [ask]), schedules_of(engine, [ask])
-    ours, before = noise, torch.zeros_like(noise)
-    for step in range(6):
-        ours, before = denoise(engine, rows, [ask], schedules, ours, before, step)
+    batch = admit(engine, [ask], ["it"])
+    for _ in range(6):
+        batch = advance(engine, batch)
+    ours = batch.latents
     torch.testing.assert_close(ours, latents, atol=1e-4, rtol=1e-4)
     assert np.abs(decode(engine, ours)[0].astype(int) - sample(engine, [ask])[0].astype(int)).max() <= 1
 
@@ -160,10 +202,10 @@ def test_attach_refuses_another_unet(engine, tiny_unet):
         engine.model.attach(SimpleNamespace(unet=tiny_unet))
 
 
-def test_progress_counts_every_unet_call(engine, reference):
+def test_progress_counts_the_requests_of_every_unet_call(engine, reference):
     seen = []
-    sample(engine, requests(reference)[:2], on_step=lambda done, total: seen.append((done, total)))
-    assert seen == [(i + 1, 6) for i in range(6)]
+    sample(engine, requests(reference)[:2], on_steps=seen.append)
+    assert seen == [2, 2, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize(("field", "value"), [("steps", 0), ("guidance_scale", float("nan"))])

@@ -98,10 +98,11 @@ def test_every_cell_of_a_sweep_is_its_own_request_drawn_alone(untrained_checkpoi
     engine = load_checkpoint(untrained_checkpoint)
     subjects = [Subject("one", reference), Subject("two", reference[:, ::-1].copy())]
     plan = SweepPlan(subjects, ["snow", "sea"], [0.0, 1.0], seeds=(1, 2), steps=2)
-    calls = []
-    images = draw_sweep(engine, plan, batch_size=5, on_call=lambda: calls.append(1))
+    steps = []
+    images = draw_sweep(engine, plan, batch_size=5, on_steps=steps.append)
     assert images.shape == (2, 2, 2, 2, 64, 64, 3)
-    assert len(calls) == plan.unet_calls(5) == 8
+    assert len(steps) == 8
+    assert sum(steps) == plan.denoising_steps == 32
     request = plan.requests()[-3]
     assert (request.prompt, request.seed, request.preservation, request.personalization) == ("sea", 1, 1.0, 0.0)
     np.testing.assert_allclose(images[1, 1, 0, 1].astype(int), sample(engine, [request])[0].astype(int), atol=1)
