@@ -174,7 +174,8 @@ def _subject_tokens(engine: Engine, requests: Sequence[Request], text: Tensor) -
         none = model.subject_tokens(cls, patches, text[:1]).zeros()
         none = none.select(torch.zeros(len(requests), dtype=torch.long, device=text.device))
         return none, none
-    cls, patches = encoders.encode_references(list(images.values()))
+    encode = engine.references.encode if engine.references else encoders.encode_references
+    cls, patches = encode(list(images.values()))
     rows, references = (torch.tensor(column, device=text.device) for column in zip(*pairs, strict=True))
     tokens = model.subject_tokens(cls[references], patches[references], text[rows])
     owners = [[n for n, (row, _) in enumerate(pairs) if row == i] for i in range(len(requests))]

@@ -6,6 +6,7 @@ from typing import Any
 from flexip.calibration import Calibration
 from flexip.encoders import Encoders
 from flexip.model import FlexIP
+from flexip.references import ReferenceCache
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Engine:
     pipe: Any  # diffusers StableDiffusionPipeline, attached
     digest: str = ""  # SHA-256 of the adapters' file, hex; empty for a model that was never saved
     calibration: Calibration | None = None  # what its dial means, where that was measured
+    references: ReferenceCache | None = None  # features that are kept from one request to the next
 
     @property
     def latent_size(self) -> tuple[int, int]:

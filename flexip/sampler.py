@@ -1,7 +1,7 @@
 """The sampler: requests with their own prompt, reference, gate, guidance, steps, solver and seed share UNet calls."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,6 @@ from flexip.images import Rgb
 from flexip.request import Request, check_blocks
 
 
-@torch.inference_mode()
 def sample(
     engine: Engine,
     requests: Sequence[Request],
@@ -30,38 +29,62 @@ def sample(
     Raises:
         ValueError: a request out of bounds. RuntimeError: the pipeline's attention processors were replaced.
     """
-    check_requests(engine, requests)
-    waiting, images = deque(range(len(requests))), dict[int, Rgb]()
-    batch: Batch | None = None
-    while batch or waiting:
-        taken = _fitting(requests, waiting, max_rows - (len(batch.rows.request) if batch else 0), batch is None)
-        if taken:
-            coming = admit(engine, [requests[i] for i in taken], taken)
-            batch = join(batch, coming) if batch else coming
-        assert batch is not None
-        batch = advance(engine, batch)
+    _check(engine, requests)
+    waiting, images, drawing = deque(enumerate(requests)), dict[Hashable, Rgb](), Drawing(engine)
+    while waiting or len(drawing):
+        drawing.add(_fitting(waiting, max_rows - drawing.unet_rows, empty=not len(drawing)))
         if on_steps:
-            on_steps(len(batch))
-        batch, drawn = take_finished(engine, batch)
-        images |= drawn
+            on_steps(len(drawing))
+        images |= drawing.step()
     return [images[i] for i in range(len(requests))]
 
 
-def check_requests(engine: Engine, requests: Sequence[Request]) -> None:
-    """Raises what `sample` raises, before anything is drawn."""
-    check_processors(engine.pipe.unet)
-    check_blocks(requests, [name for name, _ in cross_attention_layers(engine.pipe.unet)])
+class Drawing:
+    """Pictures on their way: requests are added and removed between steps; a step is one UNet call for all of them."""
 
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._batch: Batch | None = None
 
-def take_finished(engine: Engine, batch: Batch) -> tuple[Batch | None, dict]:
-    """What is left of the batch (None: nothing), and the pictures of the finished requests by their keys."""
-    finished = batch.finished
-    if not finished:
-        return batch, {}
-    pictures = decode(engine, batch.latents[torch.tensor(finished, device=batch.latents.device)])
-    drawn = dict(zip((batch.keys[i] for i in finished), pictures, strict=True))
-    left = [i for i in range(len(batch)) if i not in set(finished)]
-    return keep(batch, left) if left else None, drawn
+    def __len__(self) -> int:
+        return len(self._batch) if self._batch else 0
+
+    @property
+    def unet_rows(self) -> int:
+        """Rows of the next UNet call."""
+        return len(self._batch.rows.request) if self._batch else 0
+
+    @torch.inference_mode()
+    def add(self, requests: Mapping[Hashable, Request]) -> None:
+        """Begins these, or none of them. Raises what `sample` raises."""
+        if not requests:
+            return
+        _check(self._engine, [*requests.values()])
+        coming = admit(self._engine, [*requests.values()], [*requests])
+        self._batch = join(self._batch, coming) if self._batch else coming
+
+    @torch.inference_mode()
+    def remove(self, keys: Collection[Hashable]) -> None:
+        """Gives up those of these that are on their way."""
+        if self._batch:
+            self._keep([i for i, key in enumerate(self._batch.keys) if key not in keys])
+
+    @torch.inference_mode()
+    def step(self) -> dict[Hashable, Rgb]:
+        """One step of every request; the pictures of those whose last it was."""
+        if not self._batch:
+            return {}
+        batch = self._batch = advance(self._engine, self._batch)
+        finished = batch.finished
+        if not finished:
+            return {}
+        pictures = decode(self._engine, batch.latents[torch.tensor(finished, device=batch.latents.device)])
+        self._keep([i for i in range(len(batch)) if i not in finished])
+        return dict(zip((batch.keys[i] for i in finished), pictures, strict=True))
+
+    def _keep(self, chosen: Sequence[int]) -> None:
+        if self._batch and len(chosen) < len(self._batch):
+            self._batch = keep(self._batch, chosen) if chosen else None
 
 
 def decode(engine: Engine, latents: Float[Tensor, "B C h w"]) -> list[Rgb]:
@@ -74,10 +97,16 @@ def decode(engine: Engine, latents: Float[Tensor, "B C h w"]) -> list[Rgb]:
     return images
 
 
-def _fitting(requests: Sequence[Request], waiting: deque[int], room: int, empty: bool) -> list[int]:
+def _check(engine: Engine, requests: Sequence[Request]) -> None:
+    check_processors(engine.pipe.unet)
+    check_blocks(requests, [name for name, _ in cross_attention_layers(engine.pipe.unet)])
+
+
+def _fitting(waiting: deque[tuple[int, Request]], room: int, empty: bool) -> dict[Hashable, Request]:
     """Takes from the queue's head what fits into the room; into an empty batch one request always does."""
-    taken: list[int] = []
-    while waiting and (requests[waiting[0]].unet_rows <= room or (empty and not taken)):
-        room -= requests[waiting[0]].unet_rows
-        taken.append(waiting.popleft())
+    taken: dict[Hashable, Request] = {}
+    while waiting and (waiting[0][1].unet_rows <= room or (empty and not taken)):
+        number, request = waiting.popleft()
+        taken[number] = request
+        room -= request.unet_rows
     return taken

@@ -18,7 +18,7 @@ from flexip.checkpoint import CheckpointError, read_config
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, RayConfig, load
 from jobs.console import UserError, command_line, say
-from jobs.serving.deployment import application
+from jobs.serving.deployment import Capacity, application
 from jobs.serving.requests import LimitsConfig
 
 APPLICATION = "flexip"
@@ -38,6 +38,11 @@ class ServeConfig(JobConfig):
     batch_rows: int = Field(default=8, ge=1, description="most images that are drawn together")
     queue_rows: int = Field(
         default=32, ge=1, description="most images that wait in one replica; beyond, 429 is answered"
+    )
+    cache_mb: float = Field(
+        default=256,
+        ge=0,
+        description="features of references that one replica keeps [MB]",
     )
     limits: LimitsConfig = Field(default=LimitsConfig(), description="what one request may cost")
     ray: RayConfig = Field(default=RayConfig(), description="the Ray that the service runs on")
@@ -93,8 +98,7 @@ def _application(config: ServeConfig) -> serve.Application:
         config.checkpoint,
         name=config.name,
         limits=config.limits,
-        batch_rows=config.batch_rows,
-        queue_rows=config.queue_rows,
+        capacity=Capacity(config.batch_rows, config.queue_rows, config.cache_mb),
         replicas=config.replicas,
         cpus=config.cpus_per_replica,
         gpus=1 if gpu_wanted(config.ray) else 0,

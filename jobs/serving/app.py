@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from flexip.images import Rgb, encode_jpeg, encode_png
+from flexip.references import ReferenceCache
 from flexip.request import Request
 from jobs.serving import errors
 from jobs.serving.batching import Batcher
@@ -36,7 +37,7 @@ FILES = ("image", "image[]")  # the official client sends the second name when i
 FIELDS = [*GenerationRequest.model_fields]
 
 
-def build_app(batcher: Batcher[Request, Rgb], served: Served) -> FastAPI:
+def build_app(batcher: Batcher[Request, Rgb], served: Served, references: ReferenceCache) -> FastAPI:
     """The application: two routes that draw, two that tell."""
     app = FastAPI(title="FlexIP", description="Subject-driven images whose identity-against-edit balance is a dial.")
     errors.install(app, FIELDS)
@@ -68,7 +69,8 @@ def build_app(batcher: Batcher[Request, Rgb], served: Served) -> FastAPI:
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
         """Says that this replica lives, and what it has done."""
-        return {"status": "ok", "process": os.getpid(), "waiting": batcher.waiting, **asdict(batcher.counters)}
+        counters = asdict(batcher.counters) | {"encoded": references.encoded, "not_encoded_again": references.hits}
+        return {"status": "ok", "process": os.getpid(), "waiting": batcher.waiting, **counters}
 
     return app
 

@@ -1,23 +1,40 @@
-"""Requests that arrive together are drawn together: a bounded queue in front of one drawing thread.
+"""Requests share UNet calls from the step on at which they arrive: a bounded queue in front of one drawing thread.
 
 Rows of a batch may differ in everything (gate, guidance, steps, seed), so there is one queue and no compatibility key.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 LOGGER = logging.getLogger("ray.serve")
-FIRST_GUESS = 1.0  # [s] assumed for a batch before one was measured
+FIRST_GUESS = 1.0  # [s] assumed for an image before one was measured
 
 Row = TypeVar("Row")
 Picture = TypeVar("Picture")
-Draw = Callable[[list[Row]], Sequence[Picture]]  # blocking; one picture per row, in order
+Ticket = tuple[Row, "asyncio.Future[Picture]"]
+
+
+class Drawing(Protocol[Row, Picture]):
+    """Pictures on their way. All methods block and are called from one thread."""
+
+    def add(self, rows: Mapping[Hashable, Row]) -> None:
+        """Begins these; raises when one of them cannot be begun, and then begins none."""
+        ...
+
+    def remove(self, keys: Collection[Hashable]) -> None:
+        """Gives these up."""
+        ...
+
+    def step(self) -> dict[Hashable, Picture]:
+        """One UNet call for all; the pictures that it finished."""
+        ...
 
 
 class Overloaded(Exception):
@@ -30,25 +47,38 @@ class Overloaded(Exception):
 
 @dataclass
 class Counters:
-    """What a batcher has done since it started; images / batches is the mean batch fill."""
+    """What a batcher has done since it started; drawn / calls is the mean number of images in a UNet call."""
 
-    batches: int = 0
+    calls: int = 0
+    drawn: int = 0  # images in all calls together
     images: int = 0
     failed: int = 0
     refused: int = 0
-    seconds_per_batch: float = field(default=FIRST_GUESS)  # moving average
+    abandoned: int = 0  # given up in the middle, because nobody waited any more
+    seconds_per_image: float = field(default=FIRST_GUESS)  # from its first call to its last, moving average
 
 
 class Batcher(Generic[Row, Picture]):
-    """Collects rows and draws them in batches of at most `max_rows`, one batch at a time, in a thread of its own.
+    """Draws at most `max_rows` images together, in a thread of its own; they come and go between UNet calls.
 
-    All methods belong to one event loop, which stays free while a batch is drawn.
+    All methods belong to one event loop, which stays free while the thread draws.
     """
 
-    def __init__(self, draw: Draw[Row, Picture], *, max_rows: int, max_waiting: int, wait: float = 0.01):
-        """`wait` [s]: how long a batch that could start stays open for rows that arrive at the same moment."""
-        self._draw, self._max_rows, self._max_waiting, self._wait = draw, max_rows, max_waiting, wait
-        self._waiting: deque[tuple[Row, asyncio.Future[Picture]]] = deque()
+    def __init__(
+        self,
+        new_drawing: Callable[[], Drawing[Row, Picture]],
+        *,
+        max_rows: int,
+        max_waiting: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """`new_drawing` gives an empty one: at the start, and after a UNet call that failed."""
+        self._new_drawing, self._max_rows, self._max_waiting, self._clock = new_drawing, max_rows, max_waiting, clock
+        self._drawing = new_drawing()
+        self._waiting: deque[Ticket[Row, Picture]] = deque()
+        self._running: dict[Hashable, Ticket[Row, Picture]] = {}
+        self._begun: dict[Hashable, float] = {}
+        self._numbers = itertools.count()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
         self._worker: asyncio.Task[None] | None = None
@@ -56,7 +86,7 @@ class Batcher(Generic[Row, Picture]):
 
     @property
     def waiting(self) -> int:
-        """Rows that are not drawn yet and whose client is still there."""
+        """Rows that were not begun yet and whose client is still there."""
         return sum(not future.done() for _, future in self._waiting)
 
     async def submit(self, rows: Sequence[Row]) -> list[Picture]:
@@ -69,8 +99,8 @@ class Batcher(Generic[Row, Picture]):
         waiting = self.waiting
         if waiting + len(rows) > self._max_waiting:
             self.counters.refused += 1
-            batches = -(-waiting // self._max_rows) + 1
-            raise Overloaded(waiting, batches * self.counters.seconds_per_batch)
+            rounds = 1 + waiting / self._max_rows
+            raise Overloaded(waiting, rounds * self.counters.seconds_per_image)
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in rows]
         self._waiting.extend(zip(rows, futures, strict=True))
@@ -89,7 +119,7 @@ class Batcher(Generic[Row, Picture]):
             raise RuntimeError("the drawing loop has ended; this replica must be replaced")
 
     async def close(self) -> None:
-        """Stops after the batch that is being drawn."""
+        """Stops after the UNet call that is being made."""
         if self._worker is not None:
             self._worker.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -97,46 +127,86 @@ class Batcher(Generic[Row, Picture]):
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._arrived.wait()
-            await asyncio.sleep(self._wait)
-            batch = self._take()
-            if not batch:
-                continue
-            started = time.monotonic()
-            outcomes = await loop.run_in_executor(self._thread, self._draw_all, [row for row, _ in batch])
-            self._count(outcomes, time.monotonic() - started)
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
-                if future.done():
-                    continue
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
+            if not self._running:
+                await self._arrived.wait()
+            gone = [key for key, (_, future) in self._running.items() if future.done()]
+            coming = self._take(self._max_rows - len(self._running) + len(gone))
+            outcomes = await loop.run_in_executor(self._thread, self._advance, coming, gone)
+            for key in gone:
+                self._end(key)
+                self.counters.abandoned += 1
+            for key, outcome in outcomes.items():
+                self._tell(key, outcome)
 
-    def _take(self) -> list[tuple[Row, asyncio.Future[Picture]]]:
-        batch = []
-        while self._waiting and len(batch) < self._max_rows:
+    def _take(self, room: int) -> dict[Hashable, Row]:
+        """Rows that now begin; those whose client has gone never do."""
+        coming: dict[Hashable, Row] = {}
+        while self._waiting and len(coming) < room:
             row, future = self._waiting.popleft()
-            if not future.done():  # done: its client has gone
-                batch.append((row, future))
+            if not future.done():
+                key = next(self._numbers)
+                coming[key], self._running[key], self._begun[key] = row, (row, future), self._clock()
         if not self._waiting:
             self._arrived.clear()
-        return batch
+        return coming
 
-    def _draw_all(self, rows: list[Row]) -> list[Picture | Exception]:
-        """One outcome per row. When a batch fails every row is tried alone, so that only the culprit pays."""
+    def _advance(
+        self, coming: Mapping[Hashable, Row], gone: Collection[Hashable]
+    ) -> dict[Hashable, Picture | Exception]:
+        """In the thread: some leave, some join, one UNet call. What failed is among the outcomes."""
+        self._drawing.remove(gone)
+        outcomes = self._begin(coming)
+        running = {key: row for key, (row, _) in self._running.items() if key not in gone and key not in outcomes}
+        if not running:
+            return outcomes
+        self.counters.calls += 1
+        self.counters.drawn += len(running)
         try:
-            return list(self._draw(rows))
-        except Exception as error:
-            LOGGER.exception("a batch of %d rows failed", len(rows))
-            if len(rows) == 1:
-                return [error]
-        return [outcome for row in rows for outcome in self._draw_all([row])]
+            return outcomes | self._drawing.step()
+        except Exception:
+            LOGGER.exception("a UNet call of %d images failed; each is drawn alone", len(running))
+        self._drawing = self._new_drawing()
+        return outcomes | {key: self._alone(key, row) for key, row in running.items()}
 
-    def _count(self, outcomes: list[Picture | Exception], seconds: float) -> None:
-        counters, failed = self.counters, sum(isinstance(outcome, Exception) for outcome in outcomes)
-        measured = seconds if counters.batches == 0 else 0.8 * counters.seconds_per_batch + 0.2 * seconds
-        counters.batches += 1
-        counters.images += len(outcomes) - failed
-        counters.failed += failed
-        counters.seconds_per_batch = measured
+    def _begin(self, coming: Mapping[Hashable, Row]) -> dict[Hashable, Picture | Exception]:
+        """The errors of those that cannot be begun."""
+        try:
+            if coming:
+                self._drawing.add(coming)
+        except Exception as error:
+            if len(coming) == 1:
+                LOGGER.exception("a request could not be begun")
+                return dict.fromkeys(coming, error)
+            return {k: error for key, row in coming.items() for k, error in self._begin({key: row}).items()}
+        return {}
+
+    def _alone(self, key: Hashable, row: Row) -> Picture | Exception:
+        """Drawn from its first step to its last in no company, so that only the culprit pays."""
+        try:
+            drawing = self._new_drawing()
+            drawing.add({key: row})
+            while not (finished := drawing.step()):
+                pass
+            return finished[key]
+        except Exception as error:
+            return error
+
+    def _tell(self, key: Hashable, outcome: Picture | Exception) -> None:
+        counters, (_, future), seconds = self.counters, self._running[key], self._end(key)
+        if isinstance(outcome, Exception):
+            counters.failed += 1
+        else:
+            measured = seconds if counters.images == 0 else 0.8 * counters.seconds_per_image + 0.2 * seconds
+            counters.seconds_per_image = measured
+            counters.images += 1
+        if future.done():
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    def _end(self, key: Hashable) -> float:
+        """Forgets it; how long it took [s]."""
+        del self._running[key]
+        return self._clock() - self._begun.pop(key)

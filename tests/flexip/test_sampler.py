@@ -11,12 +11,12 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from PIL import Image
 
 from flexip.attention import cross_attention_layers
-from flexip.batch import admit, advance, initial_noise, join
+from flexip.batch import admit, advance, initial_noise
 from flexip.checkpoint import load_checkpoint
 from flexip.diffusion import predict_original
 from flexip.gate import Gate
 from flexip.request import Request
-from flexip.sampler import decode, sample, take_finished
+from flexip.sampler import Drawing, decode, sample
 from flexip.solvers import Solver, solver_schedule, solver_step
 
 
@@ -81,25 +81,18 @@ def test_mixed_requests_share_their_unet_calls(engine, reference, monkeypatch):
     assert rows == [7, 7, 7, 6, 4, 4]  # rows with guidance count twice; requests leave after their own steps
 
 
-@torch.inference_mode()
 def test_requests_join_between_steps_and_nothing_is_projected_twice(engine, reference, monkeypatch):
     """One after two steps, one with more tokens after four; each picture is the one drawn alone."""
     asked = [*requests(reference)[:3], dataclasses.replace(requests(reference)[0], reference=(reference, reference))]
     asked[3] = dataclasses.replace(asked[3], merging="concatenate", preservation=1.0)
     alone = [sample(engine, [ask])[0] for ask in asked]
     counted = _count_rows(engine, monkeypatch)
-    batch: Any = admit(engine, asked[:2], ["a", "b"])
-    drawn = {}
-    for step in range(12):
-        if step == 2:
-            batch = join(batch, admit(engine, [asked[2]], ["c"]))
-        if step == 4:
-            batch = join(batch, admit(engine, [asked[3]], ["d"]))
-        batch, finished = take_finished(engine, advance(engine, batch))
-        drawn |= finished
-        if batch is None:
-            break
+    drawing, coming, drawn = Drawing(engine), dict(zip("abcd", asked, strict=True)), {}
+    for begins in ("ab", "", "c", "", "d", *[""] * 6):
+        drawing.add({key: coming[key] for key in begins})
+        drawn |= drawing.step()
     assert list(drawn) == ["b", "a", "c", "d"]
+    assert len(drawing) == 0
     for key, picture in zip("abcd", alone, strict=True):
         assert np.abs(drawn[key].astype(int) - picture.astype(int)).max() <= 1
     assert counted == {"text": 7, "subject": 7}  # UNet rows: three requests with guidance, one without
@@ -119,6 +112,21 @@ def _count_rows(engine, monkeypatch) -> dict[str, int]:
 
         monkeypatch.setattr(module, "forward", forward)
     return counted
+
+
+def test_a_request_given_up_leaves_the_others_alone(engine, reference):
+    asked = dict(zip("abcd", requests(reference), strict=True))
+    drawing, drawn = Drawing(engine), {}
+    drawing.add(asked)
+    drawing.step()
+    drawing.remove({"a", "nobody"})
+    assert (len(drawing), drawing.unet_rows) == (3, 5)
+    while len(drawing):
+        drawn |= drawing.step()
+    assert list(drawn) == ["b", "c", "d"]
+    for key, picture in drawn.items():
+        (alone,) = sample(engine, [asked[key]])
+        assert np.abs(picture.astype(int) - alone.astype(int)).max() <= 1
 
 
 def test_the_seed_decides_the_picture(engine, reference):

@@ -1,65 +1,114 @@
-"""The queue in front of the drawing thread, with drawing replaced by functions whose order and failures are known."""
+"""The queue in front of the drawing thread, with pictures of known length and failures, and a clock of its own."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import dataclass, field
 
 import pytest
 
 from jobs.serving.batching import Batcher, Overloaded
 
 
-def batcher(draw, max_rows: int = 4, max_waiting: int = 8) -> Batcher[int, str]:
-    return Batcher(draw, max_rows=max_rows, max_waiting=max_waiting, wait=0.02)
+@dataclass
+class Studio:
+    """Draws whole numbers, each in `steps(row)` calls; keeps who shared which call, waits while it is closed."""
+
+    steps: Callable[[int], int] = lambda row: 1
+    fails: Callable[[Collection[int]], bool] = lambda rows: False  # a call for these rows
+    refuses: Collection[int] = ()  # rows that cannot be begun
+    calls: list[list[int]] = field(default_factory=list)
+    given_up: list[int] = field(default_factory=list)
+    now: float = 0.0
+    open: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    def batcher(self, max_rows: int = 4, max_waiting: int = 8) -> Batcher[int, str]:
+        return Batcher(lambda: Drawing(self), max_rows=max_rows, max_waiting=max_waiting, clock=lambda: self.now)
 
 
-class Gate:
-    """Drawing that records its batches and waits until it is opened."""
+@dataclass
+class Drawing:
+    studio: Studio
+    rows: dict[Hashable, int] = field(default_factory=dict)
+    done: dict[Hashable, int] = field(default_factory=dict)
 
-    def __init__(self):
-        self.batches: list[list[int]] = []
-        self.open = threading.Event()
-        self.entered = threading.Event()
+    def add(self, rows: Mapping[Hashable, int]) -> None:
+        if set(rows.values()) & set(self.studio.refuses):
+            raise ValueError("refused")
+        self.rows |= rows
 
-    def __call__(self, rows: Sequence[int]) -> list[str]:
-        self.batches.append(list(rows))
-        self.entered.set()
-        assert self.open.wait(10)
-        return [f"picture {row}" for row in rows]
+    def remove(self, keys: Collection[Hashable]) -> None:
+        self.studio.given_up += [self.rows.pop(key) for key in keys]
+
+    def step(self) -> dict[Hashable, str]:
+        studio, together = self.studio, sorted(self.rows.values())
+        studio.calls.append(together)
+        studio.now += 1.0
+        studio.entered.set()
+        assert studio.open.wait(10)
+        if studio.fails(together):
+            raise ZeroDivisionError("a call failed")
+        for key in self.rows:
+            self.done[key] = self.done.get(key, 0) + 1
+        finished = [key for key, row in self.rows.items() if self.done[key] == studio.steps(row)]
+        return {key: f"picture {self.rows.pop(key)}" for key in finished}
 
 
-def test_rows_that_arrive_together_share_one_call_and_come_back_in_order():
-    gate = Gate()
-    gate.open.set()
+def test_rows_that_arrive_together_share_their_calls_and_come_back_in_order():
+    studio = Studio(steps=lambda row: row)
 
     async def scenario():
-        queue = batcher(gate)
-        return await asyncio.gather(queue.submit([1, 2]), queue.submit([3]))
+        queue = studio.batcher()
+        return await asyncio.gather(queue.submit([3, 1]), queue.submit([2]))
 
-    assert asyncio.run(scenario()) == [["picture 1", "picture 2"], ["picture 3"]]
-    assert gate.batches == [[1, 2, 3]]
+    assert asyncio.run(scenario()) == [["picture 3", "picture 1"], ["picture 2"]]
+    assert studio.calls == [[1, 2, 3], [2, 3], [3]]
 
 
-def test_a_batch_never_exceeds_its_rows_and_the_rest_follows():
-    gate = Gate()
-    gate.open.set()
+def test_who_comes_later_joins_the_next_call_and_waits_for_nobody():
+    studio = Studio(steps=lambda row: 50 if row == 50 else 2)
 
     async def scenario():
-        queue = batcher(gate, max_rows=2)
-        answers = await asyncio.gather(*(queue.submit([row]) for row in range(5)))
-        return answers, queue.counters
+        queue = studio.batcher()
+        long = asyncio.create_task(queue.submit([50]))
+        await asyncio.to_thread(studio.entered.wait, 10)
+        quick = await queue.submit([2])
+        assert not long.done()
+        return quick, await long, queue.counters
 
-    answers, counters = asyncio.run(scenario())
-    assert answers == [[f"picture {row}"] for row in range(5)]
-    assert gate.batches == [[0, 1], [2, 3], [4]]
-    assert (counters.batches, counters.images) == (3, 5)
+    quick, long, counters = asyncio.run(scenario())
+    assert (quick, long) == (["picture 2"], ["picture 50"])
+    assert [2, 50] in studio.calls
+    assert (counters.calls, counters.drawn, counters.images) == (50, 52, 2)
 
 
-def test_the_event_loop_stays_alive_while_a_batch_is_drawn():
+def test_a_call_never_has_more_rows_than_allowed_and_places_are_filled_at_once():
+    studio = Studio(steps=lambda row: row + 1)
+
     async def scenario():
-        queue = batcher(lambda rows: [time.sleep(0.5) or "slow" for _ in rows])
-        drawing, ticks = asyncio.create_task(queue.submit([1])), 0
+        queue = studio.batcher(max_rows=2)
+        return await asyncio.gather(*(queue.submit([row]) for row in range(4)))
+
+    assert asyncio.run(scenario()) == [[f"picture {row}"] for row in range(4)]
+    assert studio.calls == [[0, 1], [1, 2], [2, 3], [2, 3], [3], [3]]
+
+
+def test_the_event_loop_stays_alive_while_a_call_is_made():
+    studio = Studio()
+
+    def slow(rows: Collection[int]) -> bool:
+        time.sleep(0.5)
+        return False
+
+    studio.fails = slow
+
+    async def scenario():
+        drawing, ticks = asyncio.create_task(studio.batcher().submit([1])), 0
         while not drawing.done():
             await asyncio.sleep(0.01)
             ticks += 1
@@ -69,69 +118,102 @@ def test_the_event_loop_stays_alive_while_a_batch_is_drawn():
 
 
 def test_only_the_request_whose_row_fails_gets_the_error():
-    def draw(rows: Sequence[int]) -> list[str]:
-        if 13 in rows:
-            raise ZeroDivisionError("thirteen")
-        return [f"picture {row}" for row in rows]
+    studio = Studio(fails=lambda rows: 13 in rows, steps=lambda row: 3)
 
     async def scenario():
-        queue = batcher(draw)
+        queue = studio.batcher()
         jobs = (queue.submit([1]), queue.submit([13]), queue.submit([2]))
-        return await asyncio.gather(*jobs, return_exceptions=True), queue.counters
+        answers = await asyncio.gather(*jobs, return_exceptions=True)
+        return answers, await queue.submit([4]), queue.counters
 
-    (first, second, third), counters = asyncio.run(scenario())
-    assert (first, third) == (["picture 1"], ["picture 2"])
+    (first, second, third), later, counters = asyncio.run(scenario())
+    assert (first, third, later) == (["picture 1"], ["picture 2"], ["picture 4"])
     assert isinstance(second, ZeroDivisionError)
-    assert (counters.images, counters.failed) == (2, 1)
+    assert (counters.images, counters.failed) == (3, 1)
+
+
+def test_a_row_that_cannot_be_begun_keeps_nobody_from_it():
+    studio = Studio(refuses=[13])
+
+    async def scenario():
+        queue = studio.batcher()
+        return await asyncio.gather(queue.submit([1]), queue.submit([13]), queue.submit([2]), return_exceptions=True)
+
+    first, second, third = asyncio.run(scenario())
+    assert (first, third) == (["picture 1"], ["picture 2"])
+    assert isinstance(second, ValueError)
+    assert studio.calls == [[1, 2]]
 
 
 def test_a_full_queue_refuses_whole_requests_and_says_when_to_come_back():
-    gate = Gate()
+    studio = Studio(steps=lambda row: 4)
 
     async def scenario():
-        queue = batcher(gate, max_rows=1, max_waiting=3)
+        queue = studio.batcher(max_rows=1, max_waiting=3)
+        await queue.submit([9])  # measures: four calls of a second each
+        studio.open.clear()
+        studio.entered.clear()
         running = asyncio.create_task(queue.submit([0]))
-        await asyncio.to_thread(gate.entered.wait, 10)
+        await asyncio.to_thread(studio.entered.wait, 10)
         waiting = asyncio.create_task(queue.submit([1, 2]))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as refused:
             await queue.submit([3, 4])
         fits = asyncio.create_task(queue.submit([5]))
         await asyncio.sleep(0)
-        gate.open.set()
+        studio.open.set()
         return refused.value, await asyncio.gather(running, waiting, fits), queue.counters.refused
 
     refused, answers, count = asyncio.run(scenario())
     assert answers == [["picture 0"], ["picture 1", "picture 2"], ["picture 5"]]
     assert (refused.waiting, count) == (2, 1)
-    assert refused.retry_after > 0
+    assert refused.retry_after == pytest.approx(3 * 4.0)  # the one being drawn and two that wait
 
 
-def test_rows_of_a_client_that_left_are_not_drawn():
-    gate = Gate()
+def test_rows_of_a_client_that_left_are_not_begun_or_are_given_up_between_two_calls():
+    studio = Studio(steps=lambda row: 5)
 
     async def scenario():
-        queue = batcher(gate, max_rows=1)
-        running = asyncio.create_task(queue.submit([0]))
-        await asyncio.to_thread(gate.entered.wait, 10)
-        gone, stays = asyncio.create_task(queue.submit([1])), asyncio.create_task(queue.submit([2]))
-        await asyncio.sleep(0)
-        gone.cancel()
+        queue = studio.batcher(max_rows=2)
+        studio.open.clear()
+        leaves, stays = asyncio.create_task(queue.submit([0])), asyncio.create_task(queue.submit([1]))
+        never, last = asyncio.create_task(queue.submit([2])), asyncio.create_task(queue.submit([3]))
+        await asyncio.to_thread(studio.entered.wait, 10)
+        leaves.cancel()
+        never.cancel()
         await asyncio.sleep(0)
         assert queue.waiting == 1
-        gate.open.set()
-        await asyncio.gather(running, stays)
+        studio.open.set()
+        return await asyncio.gather(stays, last), queue.counters
 
-    asyncio.run(scenario())
-    assert gate.batches == [[0], [2]]
+    answers, counters = asyncio.run(scenario())
+    assert answers == [["picture 1"], ["picture 3"]]
+    assert studio.calls[:2] == [[0, 1], [1, 3]]
+    assert (studio.given_up, counters.abandoned, counters.images) == ([0], 1, 2)
+
+
+def test_when_all_clients_leave_nothing_more_is_drawn():
+    studio = Studio(steps=lambda row: 1000)
+
+    async def scenario():
+        queue = studio.batcher()
+        alone = asyncio.create_task(queue.submit([7]))
+        await asyncio.to_thread(studio.entered.wait, 10)
+        alone.cancel()
+        await asyncio.sleep(0.1)
+        calls = len(studio.calls)
+        await asyncio.sleep(0.1)
+        assert len(studio.calls) == calls
+        studio.steps = lambda row: 1
+        return await queue.submit([8])
+
+    assert asyncio.run(scenario()) == ["picture 8"]
+    assert studio.given_up == [7]
 
 
 def test_a_dead_drawing_loop_is_reported_to_the_health_check():
-    gate = Gate()
-    gate.open.set()
-
     async def scenario():
-        queue = batcher(gate)
+        queue = Studio().batcher()
         await queue.submit([1])
         queue.check()
         await queue.close()

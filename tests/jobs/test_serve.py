@@ -112,7 +112,11 @@ def test_requests_with_different_gates_share_a_batch_and_do_not_change_each_othe
         together = [images[0] for images in pool.map(lambda fields: draw(client, **fields), asked)]
     after = client.get("/healthz").json()
     assert after["images"] - before["images"] == len(asked)
-    assert after["batches"] - before["batches"] < len(asked)
+    steps = sum(fields.get("num_inference_steps", STEPS) for fields in asked)
+    assert after["drawn"] - before["drawn"] == steps
+    assert after["calls"] - before["calls"] < steps
+    assert after["encoded"] <= before["encoded"] + 1
+    assert after["not_encoded_again"] > before["not_encoded_again"]
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
     assert np.abs(alone[0].astype(int) - alone[1]).max() > 5  # the gates are not without effect
