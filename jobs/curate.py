@@ -4,6 +4,8 @@
     python -m jobs.curate --config configs/pocket/curate.yaml --seed 1
     ray job submit --working-dir . -- python -m jobs.curate --input.path /data/clips --output /data/dataset
 
+    python -m jobs.curate --input.path clips/ --output runs/look --dry_run 50      a report on 50 of the inputs, no more
+
 The same command again goes on where it ended, whatever ended it. Of a dataset that is complete:
 
     python -m jobs.curate verify runs/dataset                      every file against its SHA-256
@@ -20,7 +22,7 @@ from flexip.encoders import EncoderNames
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, ModelsConfig, RayConfig, load
 from jobs.console import UserError, command_line, progress, say
-from pipelines.curate import backfill, curate
+from pipelines.curate import backfill, curate, dry_run
 from pipelines.settings import CurationSettings
 from pipelines.shards import Manifest, verify
 
@@ -29,6 +31,11 @@ class CurateConfig(JobConfig, CurationSettings):
     """Curate videos and stills into a dataset of same-subject pairs."""
 
     output: Path = Field(description="dataset directory to write; must not hold one yet")
+    dry_run: int = Field(
+        default=0,
+        ge=0,
+        description="so many inputs, drawn by hash, are tried, and only report.html is written; 0: all, into a dataset",
+    )
     models: ModelsConfig = Field(default=ModelsConfig(), description="frozen encoders")
     ray: RayConfig = Field(default=RayConfig(), description="where it runs")
 
@@ -49,6 +56,11 @@ class CurateResult:
         """Picture of some pairs."""
         return self.output / "contact_sheet.png"
 
+    @property
+    def report(self) -> Path:
+        """What became of every input, to be looked at."""
+        return self.output / "report.html"
+
 
 def run(config: CurateConfig) -> CurateResult:
     """Curate on the Ray that the configuration names. Raises SourceError or DatasetError when that is not possible."""
@@ -59,8 +71,18 @@ def run(config: CurateConfig) -> CurateResult:
     for dataset, sizes in manifest.sizes.items():
         say("dataset", f"{dataset}: " + ", ".join(f"{number} {split}" for split, number in sizes.items()))
     result = CurateResult(config.output, manifest)
-    say("curate", f"dataset {config.output}, pictures {result.contact_sheet}")
+    say("curate", f"dataset {config.output}, report {result.report}")
     return result
+
+
+def try_out(config: CurateConfig) -> Path:
+    """The report on `dry_run` of the inputs. Raises SourceError or DatasetError when that is not possible."""
+    names = EncoderNames(**config.models.model_dump())
+    with ray_session(config.ray):
+        gpu, number = gpu_wanted(config.ray), config.dry_run
+        path = dry_run(config.settings(), names, config.output, number, use_gpu=gpu, say=say, progress=progress)
+    say("dry run", f"report {path}; no dataset was written")
+    return path
 
 
 class FeaturesConfig(JobConfig):
@@ -100,7 +122,8 @@ def main(argv: list[str] | None = None) -> None:
     elif words[:1] in (["verify"], ["features"]):
         raise UserError(f"{words[0]}: give the dataset's directory, as in python -m jobs.curate {words[0]} DATASET")
     else:
-        run(load(CurateConfig, words, "python -m jobs.curate"))
+        config = load(CurateConfig, words, "python -m jobs.curate")
+        try_out(config) if config.dry_run else run(config)
 
 
 if __name__ == "__main__":

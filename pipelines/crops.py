@@ -7,6 +7,7 @@ import numpy as np
 
 from flexip.images import Mask, Rgb, pad_square, resize
 from pipelines.records import chance
+from pipelines.settings import PairSettings
 
 
 def frame_mask(mask: Mask, height: int, width: int) -> Mask:
@@ -32,6 +33,14 @@ def reference_crop(image: Rgb, mask: Mask, box: Sequence[float], enlarge: float,
     square = resize(pad_square(crop), (side, side))
     square_mask = resize(pad_square(np.repeat(part[..., None] * 255, 3, axis=2), fill=0), (side, side))[..., 0] > 127
     return square, square_mask
+
+
+def cut_out(
+    image: Rgb, mask: Mask, box: Sequence[float], key: str, settings: PairSettings, seed: int
+) -> tuple[Rgb, Mask]:
+    """The reference crop of a subject, enlarged by an amount that follows from its key."""
+    enlarge = settings.enlarge_min + (settings.enlarge_max - settings.enlarge_min) * chance(seed, "enlarge", key)
+    return reference_crop(image, mask, box, enlarge, settings.reference_side)
 
 
 def target_square(image: Rgb, box: Sequence[float], scale: float, side: int) -> Rgb:

@@ -1,7 +1,8 @@
 """Curation with Ray Data: the chain of stages, where each runs and what it needs. The only file here that knows Ray.
 
 Three passes, because duplicates are known only when every source was read, and splits and shards only when every pair
-is known: sources are hashed; units of clips become staged rows; ranges of the staged pairs become shards. A row of a
+is known: sources are hashed; units of clips become staged rows; ranges of the staged pairs become shards. Between the
+last two sources that look the same are found, and pairs across sources where they are wanted. A row of a
 Ray dataset is one unit of a pass; it carries paths and encoded bytes, never raw frames. Finished units are in the
 ledger, so that the same command goes on after any kind of end, and nothing that is written depends on the order in
 which Ray runs things.
@@ -10,6 +11,8 @@ which Ray runs things.
 import dataclasses
 import json
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,13 +23,18 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from pipelines import features, ledger, report, sources, stages, staging
+from flexip.rows import SubjectRow
+from pipelines import cross, features, ledger, looks, outputs, report, report_html, sources, stages, staging
 from pipelines.backfill import FamilyPart, plan_family, replaced_family
+from pipelines.cross import Joined
 from pipelines.listing import list_sources
-from pipelines.records import UNITS, Source, pack
+from pipelines.outputs import DRY_RUN, STAGING
+from pipelines.records import UNITS, Source, StageCount, pack
+from pipelines.report_html import Facts, StageTime
 from pipelines.settings import CurationSettings
 from pipelines.shards import DatasetError, FileEntry, Manifest, read_manifest, sweep, write_manifest
 from pipelines.staging import Shard, StagedUnit, SubjectPart
+from pipelines.truth import measure, read_truth
 from pipelines.units import Unit, inputs_digest, plan_hashing, plan_units
 from pipelines.workers import (
     EmbedCrops,
@@ -37,6 +45,7 @@ from pipelines.workers import (
     WriteFamily,
     WriteShard,
     hash_sources,
+    stage_cross,
     stage_pairs,
     write_subjects,
 )
@@ -44,7 +53,6 @@ from pipelines.workers import (
 if TYPE_CHECKING:
     from flexip.encoders import EncoderNames
 
-STAGING = ".staging"  # below the output; removed when the dataset is complete
 BLOCKS = 10_000  # at most so many blocks in a pass
 
 
@@ -105,14 +113,51 @@ def curate(
     _quieten()
     info = _encoder_info(names, settings, use_gpu)
     output = output.absolute()
-    if finished := _finished(output, settings, info, listed):
+    if finished := outputs.finished(output, settings, info, listed):
         say("curate", f"{output} is complete already")
         return finished
-    _check_output(output)
-    with ledger.open_run(output / STAGING, _identity(settings, info)) as folder:
+    outputs.check_output(output)
+    with ledger.open_run(output / STAGING, outputs.identity(settings, info)) as folder:
         manifest = _curate(Run(settings, names, info, folder, output, use_gpu), listed, say, progress)
     ledger.discard(output / STAGING)
     return manifest
+
+
+def dry_run(
+    settings: CurationSettings,
+    names: "EncoderNames",
+    output: Path,
+    number: int,
+    *,
+    use_gpu: bool,
+    say: Say,
+    progress: Progress,
+) -> Path:
+    """The report on `number` of the inputs, drawn by hash, and nothing else; its path. Needs a running Ray.
+
+    Raises:
+        SourceError: the input is missing or holds no video or image.
+        DatasetError: the output holds something else.
+    """
+    listed = list_sources(settings.input)
+    chosen = sources.sample(listed, number, settings.seed)
+    _quieten()
+    output = output.absolute()
+    outputs.check_output(output)
+    info = _encoder_info(names, settings, use_gpu)
+    with ledger.open_run(output / DRY_RUN, outputs.identity(settings, info) | {"dry_run": number}) as folder:
+        run = Run(settings, names, info, folder, folder / "dataset", use_gpu)
+        plan = _plan(run, chosen, say, progress)
+        for shard in plan.shards.values():
+            staging.write_pairs(shard, folder, run.output)
+        for part in plan.parts.values():
+            staging.write_subjects(part, folder, run.output)
+        staging.write_others(plan.others, run.output)
+        facts = _facts(run, plan, _manifest(run, plan, chosen), len(listed), sampled=True)
+        path = report_html.write_report(output / report_html.REPORT, run.output, facts)
+    ledger.discard(output / DRY_RUN)
+    say("dry run", report_html.verdict(facts))
+    return path
 
 
 def backfill(
@@ -144,44 +189,123 @@ def backfill(
     return manifest
 
 
-def _curate(run: Run, listed: Sequence[Source], say: Say, progress: Progress) -> Manifest:
-    """All passes, then the manifest."""
+@dataclass(frozen=True)
+class _Plan:
+    """What is known when every unit is staged and before any file of the dataset is written."""
+
+    staged: list[StagedUnit]
+    others: list[SubjectRow]  # sources that never became part of a unit
+    counts: dict[str, StageCount]
+    shards: dict[str, Shard]
+    parts: dict[str, SubjectPart]
+    clusters: Counter[str]
+    times: list[StageTime]
+
+
+def _plan(run: Run, listed: Sequence[Source], say: Say, progress: Progress) -> _Plan:
+    """All that decides what the dataset will hold."""
     settings, folder = run.settings, run.folder
     hashed = _hash(run, listed, progress)
     units = plan_units(sources.group_clips(hashed))
     others = [stages.source_row(source) for source in hashed if source.status != "accepted"]
     say("sources", f"{len(listed)} files, {len(units)} units of work in {settings.input.path}")
     by_key = {unit.key: unit for unit in units}
-    _do(list(by_key), partial(_unit_pass, run, by_key), run, "clips", progress)
+    wall = _do(list(by_key), partial(_unit_pass, run, by_key), run, "clips", progress)
     staged = [StagedUnit.from_record(_record(folder, unit.key)) for unit in units]
+    duplicates = looks.near_duplicates(folder, list(by_key), settings.duplicates)
+    staged = staging.without_duplicates(folder, staged, duplicates)
+    across, joined = _cross(run, staged, frozenset(d.source for d in duplicates), progress)
+    staged += across
     counts = staging.count_all(staged, others, len(listed))
     for unit in UNITS:
         say(f"{unit}s", report.count_line(counts[unit]))
-    if not counts["pair"].accepted:
-        raise DatasetError(f"input.path = {settings.input.path}: not one pair was accepted; {report.reasons(counts)}")
-    plan, clusters = staging.plan_shards(folder, staged, settings)
-    by_name = {f"{shard.dataset}-{shard.name}": shard for shard in plan}
-    _do(list(by_name), partial(_shard_pass, run, by_name), run, "features", progress)
-    parts = {part.name: part for part in staging.plan_subjects(staged, settings.shards.rows_per_file)}
-    _do(list(parts), partial(_subject_pass, run, parts), run, "rows", progress)
-    files = [FileEntry(**entry) for name in (*by_name, *parts) for entry in _record(folder, name)["files"]]
-    files += staging.write_others(others, run.output)
+    plan, clusters = staging.plan_shards(folder, staged, settings, {cluster.name: cluster.into for cluster in joined})
+    parts = staging.plan_subjects(staged, settings.shards.rows_per_file, duplicates, joined)
+    return _Plan(
+        staged,
+        others,
+        counts,
+        {f"{shard.dataset}-{shard.name}": shard for shard in plan},
+        {part.name: part for part in parts},
+        clusters,
+        _times(run, staged, wall),
+    )
+
+
+def _cross(
+    run: Run, staged: Sequence[StagedUnit], rejected: frozenset[str], progress: Progress
+) -> tuple[list[StagedUnit], list[Joined]]:
+    """Pairs across sources, where they are wanted, as more units; and the clusters that became one."""
+    if not run.settings.pairs.cross_video:
+        return [], []
+    keys = [unit.unit for unit in staged]
+    planned, joined = cross.plan_cross(run.folder, keys, rejected, run.settings.pairs.cross_identity_min)
+    by_key = {unit.key: unit for unit in planned}
+
+    def cross_pass(missing: Sequence[str]) -> Dataset:
+        items = [{"unit": name, "links": json.dumps(by_key[name].links)} for name in missing]
+        return _rows(items).map(partial(stage_cross, run=run), num_cpus=0.5)
+
+    _do(list(by_key), cross_pass, run, "links", progress)
+    return [StagedUnit.from_record(_record(run.folder, key)) for key in by_key], joined
+
+
+def _curate(run: Run, listed: Sequence[Source], say: Say, progress: Progress) -> Manifest:
+    """All passes, then the manifest."""
+    settings, folder = run.settings, run.folder
+    plan = _plan(run, listed, say, progress)
+    if not plan.counts["pair"].accepted:
+        told = report.reasons(plan.counts)
+        raise DatasetError(f"input.path = {settings.input.path}: not one pair was accepted; {told}")
+    _do(list(plan.shards), partial(_shard_pass, run, plan.shards), run, "features", progress)
+    _do(list(plan.parts), partial(_subject_pass, run, plan.parts), run, "rows", progress)
+    names = (*plan.shards, *plan.parts)
+    files = [FileEntry(**entry) for name in names for entry in _record(folder, name)["files"]]
+    files += staging.write_others(plan.others, run.output)
     sweep(run.output, {entry.path for entry in files})
-    manifest = staging.make_manifest(settings, run.names, run.info, counts, plan, clusters, inputs_digest(listed))
+    manifest = _manifest(run, plan, listed)
     files.append(report.write_contact_sheet(run.output, manifest, settings.seed))
+    facts = _facts(run, plan, manifest, len(listed), sampled=False)
+    report_html.write_report(run.output / report_html.REPORT, run.output, facts)
     return write_manifest(run.output, manifest, files)
+
+
+def _manifest(run: Run, plan: _Plan, listed: Sequence[Source]) -> Manifest:
+    digest = inputs_digest(listed)
+    return staging.make_manifest(
+        run.settings, run.names, run.info, plan.counts, plan.shards.values(), plan.clusters, digest
+    )
+
+
+def _facts(run: Run, plan: _Plan, manifest: Manifest, inputs: int, *, sampled: bool) -> Facts:
+    """What the report tells beside the rows."""
+    quality = measure(run.output, read_truth(run.settings.input.path), run.settings)
+    return Facts(run.settings, plan.counts, manifest.sizes, manifest.clusters, plan.times, quality, inputs, sampled)
+
+
+def _times(run: Run, staged: Sequence[StagedUnit], wall: float) -> list[StageTime]:
+    """Busy time of the stages of the pass over units; a wall time of 0 says that other starts had their part in it."""
+    frames = sum(unit.counts["frame"].total for unit in staged)
+    pools = Pools.of_cluster(run.gpu).at_most(len(staged))
+    workers = {"read": pools.readers, "search": pools.searchers, "embed": pools.encoders, "pairs": 0}
+    return [
+        StageTime(name, frames, sum(unit.seconds.get(name, 0.0) for unit in staged), number, wall)
+        for name, number in workers.items()
+    ]
 
 
 def _do(
     names: Sequence[str], make_pass: Callable[[Sequence[str]], Dataset], run: Run, what: str, progress: Progress
-) -> None:
-    """Runs a pass over the units that are not finished."""
+) -> float:
+    """Runs a pass over the units that are not finished. Seconds that it took, 0 when some were finished before."""
+    began = time.perf_counter()
     missing = [name for name in names if ledger.finished(run.folder, name) is None]
     with progress(len(names), what, what.rstrip("s")) as bar:
         bar.update(len(names) - len(missing))
         if missing:
             for _ in make_pass(missing).iter_rows():
                 bar.update(1)
+    return time.perf_counter() - began if len(missing) == len(names) else 0.0
 
 
 def _unit_pass(run: Run, units: dict[str, Unit], missing: Sequence[str]) -> Dataset:
@@ -237,7 +361,7 @@ def _family_pass(run: Run, plan: dict[str, FamilyPart], missing: Sequence[str]) 
 
 def _subject_pass(run: Run, parts: dict[str, SubjectPart], missing: Sequence[str]) -> Dataset:
     """Staged subject rows, brought together into files of a useful size."""
-    items = [{"name": name, "units": parts[name].units} for name in missing]
+    items = [{"name": name, "part": json.dumps(dataclasses.asdict(parts[name]))} for name in missing]
     return _rows(items).map(partial(write_subjects, run=run), num_cpus=0.5)
 
 
@@ -268,41 +392,6 @@ def _encoder_info(names: "EncoderNames", settings: CurationSettings, gpu: bool) 
     """What identifies the encoders, found out where they will run."""
     task: Any = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(cast(Any, features.describe_encoders))
     return ray.get(task.remote(names, gpu=gpu, threads=settings.shards.threads))
-
-
-def _identity(settings: CurationSettings, info: dict[str, Any]) -> dict[str, Any]:
-    """What decides the bytes; where the input lies does not, its files have names relative to it."""
-    config = settings.model_dump(mode="json")
-    del config["input"]["path"], config["input"]["root"]
-    sections = {section: values for section, values in config.items() if isinstance(values, dict)}
-    flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    return flat | {"seed": settings.seed, "encoders": info["fingerprints"], "device": info["device"]}
-
-
-def _finished(
-    output: Path, settings: CurationSettings, info: dict[str, Any], listed: Sequence[Source]
-) -> Manifest | None:
-    """The dataset that this very curation has made before. Raises DatasetError for one that something else made."""
-    if not (output / "manifest.json").is_file():
-        return None
-    try:
-        manifest = read_manifest(output)
-    except DatasetError as error:
-        raise DatasetError(f"output = {output}: {error}; give another folder or remove it") from error
-    theirs = CurationSettings(**manifest.config)
-    stored = info | {"fingerprints": {**info["fingerprints"], **manifest.fingerprints}, "device": manifest.device}
-    if _identity(theirs, stored) != _identity(settings, info) or manifest.inputs != inputs_digest(listed):
-        raise DatasetError(
-            f"output = {output}: holds a dataset of other settings, models or sources; give another folder or remove it"
-        )
-    ledger.discard(output / STAGING)
-    return manifest
-
-
-def _check_output(output: Path) -> None:
-    foreign = [path.name for path in output.iterdir() if path.name != STAGING] if output.is_dir() else []
-    if foreign and not (output / STAGING).is_dir():
-        raise DatasetError(f"output = {output}: holds other files ({foreign[0]}); give an empty or new folder")
 
 
 def _quieten() -> None:

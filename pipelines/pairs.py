@@ -80,15 +80,28 @@ class PairMaker:
             for a, b in itertools.combinations(track, 2)
             if a.row.kind == "multiview" or b.row.timestamp - a.row.timestamp >= self.gap
         ]
+        return self._chosen(candidates, self.settings.identity_min, self.settings.variant_per_track, count)
+
+    def across(self, track: list[Subject], other: list[Subject], count: StageCount) -> list[PairRow]:
+        """Variant pairs of two tracks of one subject in different sources."""
+        candidates = list(itertools.product(track, other))
+        return self._chosen(candidates, self.settings.cross_identity_min, self.settings.cross_video, count)
+
+    def _chosen(
+        self, candidates: Sequence[tuple[Subject, Subject]], identity_min: float, most: int, count: StageCount
+    ) -> list[PairRow]:
+        """Of the candidates, in an order drawn by hash, the first that show one identity in other pixels."""
         rows = []
         for a, b in sorted(candidates, key=lambda ab: chance(self.seed, "variant", ab[0].row.key, ab[1].row.key)):
             identity = float(np.dot(a.embedding, b.embedding))
             likeness = pixel_similarity(a.small, b.small)
-            if identity < self.settings.identity_min:
+            if identity < identity_min:
                 count.add("rejected", "identity_low")
             elif likeness > self.settings.pixels_max:
                 count.add("rejected", "pixels_equal")
-            elif len(rows) >= self.settings.variant_per_track:
+            elif likeness < self.settings.pixels_min:
+                count.add("rejected", "pixels_apart")
+            elif len(rows) >= most:
                 count.add("rejected", "over_limit")
             else:
                 forth = chance(self.seed, "direction", a.row.key, b.row.key) < 0.5
@@ -120,14 +133,19 @@ class PairMaker:
             reference_mask=encode_mask(mask),
             target=encode_png(target_square(picture, target.row.box, scale, self.target_side)),
             caption=target.row.caption,
-            time_gap=abs(target.row.timestamp - reference.row.timestamp),
+            time_gap=abs(target.row.timestamp - reference.row.timestamp) if same_source(target, reference) else 0.0,
             identity_similarity=identity,
             pixel_similarity=likeness,
             source=target.row.source,
-            licence=target.row.licence,
-            consent=target.row.consent,
-            provenance=target.row.provenance,
+            licence=_of_both(target.row.licence, reference.row.licence),
+            consent=_of_both(target.row.consent, reference.row.consent),
+            provenance=_of_both(target.row.provenance, reference.row.provenance),
         )
+
+
+def same_source(a: Subject, b: Subject) -> bool:
+    """Whether both are of one source: times of different ones cannot be compared."""
+    return a.row.source_hash == b.row.source_hash
 
 
 def subjects_of(rows: Sequence[SubjectRow], crops: Sequence[Crop], embeddings: np.ndarray) -> list[Subject]:
@@ -138,6 +156,11 @@ def subjects_of(rows: Sequence[SubjectRow], crops: Sequence[Crop], embeddings: n
         for crop, embedding in zip(crops, embeddings, strict=True)
         if crop.key in by_key
     ]
+
+
+def _of_both(target: str, reference: str) -> str:
+    """What is told of the target's source, and of the reference's where that is something else."""
+    return target if target == reference else f"{target}; reference: {reference}"
 
 
 def assign_splits(kinds: dict[str, str], settings: SplitSettings, seed: int) -> dict[str, Split]:

@@ -75,6 +75,11 @@ class StageCount:
             reasons: dict[str, int] = getattr(self, status)
             reasons[reason] = reasons.get(reason, 0) + number
 
+    def reject(self, reason: str, number: int = 1) -> None:
+        """So many of the accepted are rejected after all."""
+        self.accepted -= number
+        self.add("rejected", reason, number)
+
     def merge(self, other: "StageCount") -> None:
         """Add the other's numbers to this one."""
         self.add("accepted", "", other.accepted)

@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flexip.images import Rgb, decode_image, encode_png, pad_square, resize
 from flexip.rows import DATASETS
-from pipelines.records import StageCount, chance
-from pipelines.shards import FileEntry, Manifest, file_entry, read_part
+from pipelines.records import StageCount
+from pipelines.samples import choose_pairs
+from pipelines.shards import FileEntry, Manifest, file_entry
 
 SHEET = "contact_sheet.png"
 TILE = 128  # side of a picture on the sheet [px]
@@ -44,7 +45,10 @@ def reasons(counts: dict[str, StageCount]) -> str:
 
 def write_contact_sheet(output: Path, manifest: Manifest, seed: int) -> FileEntry:
     """Draw pairs of both datasets, chosen by hash so that one subject does not fill the sheet."""
-    sections = [(name, _choose(output, name, seed), sum(manifest.sizes[name].values())) for name in DATASETS]
+    sections = [
+        (name, choose_pairs(output, name, seed, COLUMNS * ROWS), sum(manifest.sizes[name].values()))
+        for name in DATASETS
+    ]
     sheet = draw_sheet([section for section in sections if section[1]])
     (output / SHEET).write_bytes(encode_png(sheet))
     return file_entry(output, SHEET)
@@ -94,20 +98,3 @@ def _shortened(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> s
     while text and draw.textlength(text + "...", font=font) > width:
         text = text[:-1]
     return text.rstrip() + "..."
-
-
-def _choose(output: Path, dataset: str, seed: int) -> list[dict[str, Any]]:
-    """Rows to show: clusters in turn, so that each is seen before one is seen twice."""
-    light = [
-        (part, i, row)
-        for part in sorted((output / dataset / "pairs").glob("part-*.parquet"))
-        for i, row in enumerate(read_part(part, ["pair_id", "cluster"]).to_pylist())
-    ]
-    light.sort(key=lambda found: chance(seed, "sheet", found[2]["pair_id"]))
-    turns: dict[str, int] = {}
-    ranked = []
-    for part, i, row in light:
-        turns[row["cluster"]] = turns.get(row["cluster"], 0) + 1
-        ranked.append((turns[row["cluster"]], part, i))
-    ranked.sort(key=lambda found: found[0])
-    return [read_part(part).slice(i, 1).to_pylist()[0] for _, part, i in ranked[: COLUMNS * ROWS]]

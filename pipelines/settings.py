@@ -135,11 +135,36 @@ class PairSettings(Settings):
         le=1,
         description="largest pixel similarity of a variant pair: above it the pair teaches copying",
     )
+    pixels_min: float = Field(default=0.0, ge=0, le=1, description="least pixel similarity of a variant pair")
+    cross_video: int = Field(
+        default=0,
+        ge=0,
+        description="variant pairs made of a subject's tracks in two different sources, found by embedding; 0: none",
+    )
+    cross_identity_min: float = Field(
+        default=0.8,
+        ge=-1,
+        le=1,
+        description="least DINO cosine of two tracks, and of the crops of their pairs, that are taken for one subject",
+    )
     enlarge_min: float = Field(default=1.1, ge=1, description="least enlargement of the reference box")
     enlarge_max: float = Field(default=1.4, ge=1, description="largest enlargement of the reference box")
     reference_side: int = Field(default=224, ge=16, description="side of the stored reference square [px]")
     target_side: int | None = Field(
         default=None, ge=16, description="side of the stored target square [px]; none: the base model's resolution"
+    )
+
+
+class DuplicateSettings(Settings):
+    hash_bits: int = Field(
+        default=31,
+        ge=-1,
+        lt=64,
+        description="sources whose perceptual hashes differ in no more of 256 bits look the same; -1: none do "
+        "(31 is what PDQ recommends for hashes of this form and length)",
+    )
+    embedding_min: float = Field(
+        default=0.9, ge=-1, le=1, description="least DINO cosine of the subjects of two sources that look the same"
     )
 
 
@@ -185,6 +210,7 @@ class CurationSettings(Settings):
     filters: FilterSettings = Field(default=FilterSettings(), description="what is kept")
     captions: CaptionSettings = Field(default=CaptionSettings(), description="captions without a sidecar file")
     pairs: PairSettings = Field(default=PairSettings(), description="invariant and variant pairs")
+    duplicates: DuplicateSettings = Field(default=DuplicateSettings(), description="sources that look the same")
     splits: SplitSettings = Field(default=SplitSettings(), description="train, val and test by identity cluster")
     shards: ShardSettings = Field(default=ShardSettings(), description="feature files")
     seed: int = Field(default=0, ge=0, description="seed of every random choice")

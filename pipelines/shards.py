@@ -5,6 +5,7 @@
     <invariant|variant>/<family>-<fingerprint>/part-00000-<content>.parquet    pair_id and a feature; rows as in pairs
     subjects/part-00000-<content>.parquet               every SubjectRow: accepted, rejected, quarantined
     contact_sheet.png
+    report.html                                         not in the manifest: it tells times, which no two runs share
 
 The same rows give the same bytes. Reading needs neither Ray nor any model.
 """

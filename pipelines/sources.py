@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from flexip.rows import SourceKind
 from pipelines import storage
-from pipelines.records import Source
+from pipelines.records import Source, chance
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,20 @@ def reject_duplicates(sources: Sequence[Source]) -> list[Source]:
             seen.add(source.sha256)
         result.append(source)
     return result
+
+
+def sample(listed: Sequence[Source], number: int, seed: int) -> list[Source]:
+    """So many of the sources, drawn by hash of their names, in the order given; a multi-view set comes whole or not."""
+    order: dict[str, list[int]] = {}
+    for place, source in enumerate(listed):
+        name = _set_name(source) if source.kind == "multiview" else source.uri
+        order.setdefault(name, []).append(place)
+    taken: list[int] = []
+    for name in sorted(order, key=lambda name: (chance(seed, "sample", name), name)):
+        if len(taken) >= number:
+            break
+        taken += order[name]
+    return [listed[place] for place in sorted(taken)]
 
 
 def group_clips(sources: Sequence[Source]) -> list[Clip]:

@@ -11,18 +11,19 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from flexip.images import ImageError, Mask, Rgb, decode_image, encode_mask, encode_png, resize
+from flexip.images import ImageError, Mask, Rgb, decode_image, encode_jpeg, encode_mask, encode_png, resize
 from flexip.rows import PairRow, Status, SubjectRow, subject_key
 from pipelines import captions, filters, storage
-from pipelines.crops import frame_mask, reference_crop
+from pipelines.crops import cut_out, frame_mask
 from pipelines.pairs import PairMaker, subjects_of
-from pipelines.records import Crop, Frame, Source, StageCount, chance
+from pipelines.records import Crop, Frame, Source, StageCount
 from pipelines.sandbox import SandboxError
 from pipelines.settings import CurationSettings, FrameSettings
 from pipelines.subjects import Detection, Detector, View, detect, follow, shots, working_view
 from pipelines.video import MediaError, reduced_size
 
 Result = TypeVar("Result")
+THUMBNAIL = 112  # longer side of the picture that is kept of a rejected frame [px]
 REJECTED_MEDIA = {
     "no_video_stream",
     "too_many_bytes",
@@ -195,6 +196,12 @@ def make_pairs(
     return maker.make(subjects_of(rows, crops, embeddings))
 
 
+def thumbnail(image: bytes) -> bytes:
+    """A small JPEG of a picture that is not used: what a person sees of it in the report."""
+    rgb = decode_image(image, min_side=1)
+    return encode_jpeg(resize(rgb, reduced_size(rgb.shape[0], rgb.shape[1], THUMBNAIL)), 80)
+
+
 def source_row(source: Source, cluster: str = "", frames: int = 0) -> SubjectRow:
     """A source's own row, with the number of its frames among the scores."""
     return SubjectRow(
@@ -262,7 +269,7 @@ def _frame_row(frame: Frame, source: Source, cluster: str, reason: str, scores: 
         frame_index=frame.index,
         timestamp=frame.timestamp,
         cluster=cluster,
-        frame=b"" if reason else frame.image,
+        frame=thumbnail(frame.image) if reason else frame.image,
         scores={"subjects": 0.0, "duration": frame.duration, **scores},
     )
 
@@ -309,7 +316,5 @@ def _subject(
     )
     if reason:
         return row, None
-    pairs = settings.pairs
-    enlarge = pairs.enlarge_min + (pairs.enlarge_max - pairs.enlarge_min) * chance(settings.seed, "enlarge", key)
-    crop, crop_mask = reference_crop(image, mask, detection.box, enlarge, pairs.reference_side)
+    crop, crop_mask = cut_out(image, mask, detection.box, key, settings.pairs, settings.seed)
     return row, Crop(key, encode_png(crop), encode_mask(crop_mask))

@@ -1,11 +1,13 @@
 """Between the passes: staged rows of each unit, the plan of the files, and what is asserted before the end."""
 
+import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ import pyarrow as pa
 
 from flexip.rows import DATASETS, SPLITS, DatasetName, PairRow, Split, SubjectRow
 from pipelines import features, ledger, shards
+from pipelines.cross import Joined
+from pipelines.looks import NEAR, Duplicate
 from pipelines.pairs import assign_splits
 from pipelines.records import UNITS, StageCount, count_units, from_table, to_table
 from pipelines.settings import CurationSettings
@@ -30,6 +34,7 @@ class StagedUnit:
     rows: int  # subject rows
     counts: dict[str, StageCount]  # by unit of count
     seconds: dict[str, float]  # stage -> time that it was busy with this unit
+    dropped: frozenset[int] = frozenset()  # rows of its staged pairs that the plan leaves out
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "StagedUnit":
@@ -46,6 +51,7 @@ class Shard:
     name: str  # of the file, in every family's folder: number and content
     pairs: list[tuple[str, list[int]]]  # unit, rows of its staged pairs
     splits: list[Split]
+    joint: dict[str, str] = field(default_factory=dict)  # cluster -> the one that it was joined to
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class SubjectPart:
 
     name: str
     units: list[str]
+    near: list[str] = field(default_factory=list)  # uris of near-duplicates among their sources
+    joint: dict[str, str] = field(default_factory=dict)  # cluster -> the one that it was joined to
 
 
 def stage_unit(
@@ -88,17 +96,37 @@ def count_all(units: Iterable[StagedUnit], others: Sequence[SubjectRow], files: 
     return counts
 
 
+def without_duplicates(folder: Path, units: Sequence[StagedUnit], duplicates: Sequence[Duplicate]) -> list[StagedUnit]:
+    """The units after near-duplicates are rejected, with all that came of them."""
+    by_unit: dict[str, set[str]] = {}
+    for duplicate in duplicates:
+        by_unit.setdefault(duplicate.unit, set()).add(duplicate.source)
+    return [_without(folder, unit, by_unit[unit.unit]) if unit.unit in by_unit else unit for unit in units]
+
+
+def stage_cross(folder: Path, unit: str, pairs: Sequence[PairRow], ended: StageCount) -> None:
+    """Writes the pairs of a unit of pairs across sources, and then its record."""
+    _require("pair", ended.accepted, len(pairs))
+    shards.write_table(folder, pairs_name(unit), to_table(sorted(pairs, key=lambda p: p.pair_id), PairRow))
+    counts = {name: StageCount() for name in UNITS} | {"pair": ended}
+    record = {"unit": unit, "rows": 0, "seconds": {}}
+    ledger.finish(folder, unit, record | {"counts": {name: dataclasses.asdict(c) for name, c in counts.items()}})
+
+
 def plan_shards(
-    folder: Path, units: Sequence[StagedUnit], settings: CurationSettings
+    folder: Path, units: Sequence[StagedUnit], settings: CurationSettings, joint: Mapping[str, str]
 ) -> tuple[list[Shard], Counter[str]]:
-    """Shards of exactly `rows_per_file` pairs, and the number of identity clusters of each split.
+    """Shards of exactly `rows_per_file` pairs, and the number of identity clusters of each split; `joint` clusters are
+    one.
 
     Pairs stand in the order of units and pair_id: units are named by content, so that neighbours have nothing in
     common, and a shard reads few of them.
     """
     light = [
-        _light_pairs(folder, number, unit.unit) for number, unit in enumerate(units) if unit.counts["pair"].accepted
+        _light_pairs(folder, number, unit, joint) for number, unit in enumerate(units) if unit.counts["pair"].accepted
     ]
+    if not light:
+        return [], Counter()
     table = pa.concat_tables(light).combine_chunks().to_pandas()
     varied = set(table.loc[table.dataset == "variant", "cluster"])
     clusters = table.cluster.unique()
@@ -114,27 +142,32 @@ def plan_shards(
     return plan, Counter(splits.values())
 
 
-def plan_subjects(units: Sequence[StagedUnit], rows_per_file: int) -> list[SubjectPart]:
+def plan_subjects(
+    units: Sequence[StagedUnit], rows_per_file: int, duplicates: Sequence[Duplicate], joined: Sequence[Joined]
+) -> list[SubjectPart]:
     """Parts of whole units, each of `rows_per_file` rows or just more."""
     parts, held, rows = [], [], 0
-    for unit in units:
+    for unit in (unit for unit in units if unit.rows):
         held.append(unit.unit)
         rows += unit.rows
         if rows >= rows_per_file:
             parts.append(held)
             held, rows = [], 0
     listed = [*parts, held] if held else parts
-    return [SubjectPart(shards.part_name(n, _digest(part)), part) for n, part in enumerate(listed, start=1)]
+    near, joint = dict[str, list[str]](), dict[str, list[Joined]]()
+    for duplicate in duplicates:
+        near.setdefault(duplicate.unit, []).append(duplicate.source)
+    for cluster in joined:
+        joint.setdefault(cluster.unit, []).append(cluster)
+    return [_subject_part(number, part, near, joint) for number, part in enumerate(listed, start=1)]
 
 
 def write_shard(
     shard: Shard, folder: Path, output: Path, encoders: "Encoders", settings: CurationSettings
 ) -> list[FileEntry]:
     """Encode the pairs of a shard in batches of fixed size and write all its files."""
-    table = pa.concat_tables([shards.read_part(folder / pairs_name(unit)).take(rows) for unit, rows in shard.pairs])
-    rows = from_table(table, PairRow)
-    rows = [dataclasses.replace(row, split=split) for row, split in zip(rows, shard.splits, strict=True)]
-    entries = [shards.write_table(output, f"{shard.dataset}/pairs/{shard.name}", to_table(rows, PairRow))]
+    rows, entry = write_pairs(shard, folder, output)
+    entries = [entry]
     ids, wanted = [row.pair_id for row in rows], settings.shards
     for family in features.families(wanted.hidden):
         values = features.encode_family(encoders, rows, family, wanted.batch_size, wanted.dtype)
@@ -143,10 +176,23 @@ def write_shard(
     return entries
 
 
+def write_pairs(shard: Shard, folder: Path, output: Path) -> tuple[list[PairRow], FileEntry]:
+    """The pairs of a shard, brought together from their units."""
+    table = pa.concat_tables([shards.read_part(folder / pairs_name(unit)).take(rows) for unit, rows in shard.pairs])
+    rows = [
+        dataclasses.replace(row, split=split, cluster=shard.joint.get(row.cluster, row.cluster))
+        for row, split in zip(from_table(table, PairRow), shard.splits, strict=True)
+    ]
+    return rows, shards.write_table(output, f"{shard.dataset}/pairs/{shard.name}", to_table(rows, PairRow))
+
+
 def write_subjects(part: SubjectPart, folder: Path, output: Path) -> FileEntry:
-    """The subject rows of a part's units, one after the other."""
-    table = pa.concat_tables([shards.read_part(folder / subjects_name(unit)) for unit in part.units])
-    return shards.write_table(output, f"subjects/{part.name}", table.combine_chunks())
+    """The subject rows of a part's units, one after the other, as the plan has judged them."""
+    table = pa.concat_tables([shards.read_part(folder / subjects_name(unit)) for unit in part.units]).combine_chunks()
+    if part.near or part.joint:
+        rows = [_judged(row, part) for row in from_table(table, SubjectRow)]
+        table = to_table(rows, SubjectRow)
+    return shards.write_table(output, f"subjects/{part.name}", table)
 
 
 def write_others(others: Sequence[SubjectRow], output: Path) -> list[FileEntry]:
@@ -197,19 +243,53 @@ def pairs_name(unit: str) -> str:
     return f"units/{unit[:2]}/{unit}.pairs.parquet"
 
 
-def _light_pairs(folder: Path, number: int, unit: str) -> pa.Table:
-    table = shards.read_part(folder / pairs_name(unit), ["pair_id", "dataset", "cluster"])
+def _without(folder: Path, unit: StagedUnit, near: set[str]) -> StagedUnit:
+    counts = copy.deepcopy(unit.counts)
+    rows = shards.read_part(folder / subjects_name(unit.unit), ["key", "source", "unit", "status"]).to_pylist()
+    gone = [row for row in rows if row["source"] in near and row["status"] == "accepted"]
+    for row in gone:
+        counts[row["unit"]].reject(NEAR)
+    keys = {row["key"] for row in gone}
+    pairs = shards.read_part(folder / pairs_name(unit.unit), ["reference_key", "target_key"]).to_pylist()
+    dropped = frozenset(i for i, pair in enumerate(pairs) if keys & {pair["reference_key"], pair["target_key"]})
+    counts["pair"].reject(NEAR, len(dropped))
+    return dataclasses.replace(unit, counts=counts, dropped=dropped)
+
+
+def _judged(row: SubjectRow, part: SubjectPart) -> SubjectRow:
+    row = dataclasses.replace(row, cluster=part.joint.get(row.cluster, row.cluster))
+    rejected = row.source in part.near and row.status == "accepted"
+    return dataclasses.replace(row, status="rejected", reason=NEAR) if rejected else row
+
+
+def _light_pairs(folder: Path, number: int, unit: StagedUnit, joint: Mapping[str, str]) -> pa.Table:
+    table = shards.read_part(folder / pairs_name(unit.unit), ["pair_id", "dataset", "cluster"])
+    clusters = [joint.get(name, name) for name in table["cluster"].to_pylist()]
+    table = table.rename_columns(["pair_id", "dataset", "own"]).append_column(
+        "cluster", pa.array(clusters, pa.string())
+    )
     place = {"unit": pa.array([number] * len(table), pa.int32()), "row": pa.array(range(len(table)), pa.int32())}
     for name, column in place.items():
         table = table.append_column(name, column)
-    return table
+    return table.take([row for row in range(len(table)) if row not in unit.dropped]) if unit.dropped else table
 
 
 def _shard(dataset: DatasetName, number: int, chosen: Any, units: Sequence[StagedUnit]) -> Shard:
     rows = [(units[unit].unit, group.row.tolist()) for unit, group in chosen.groupby("unit", sort=False)]
     splits = chosen.split.tolist()
-    name = shards.part_name(number, _digest([*chosen.pair_id, *splits]))
-    return Shard(dataset, name, rows, splits)
+    moved = chosen[chosen.own != chosen.cluster].drop_duplicates("own").sort_values("own")
+    changed = dict(zip(moved.own, moved.cluster, strict=True))
+    name = shards.part_name(number, _digest([*chosen.pair_id, *splits, *itertools.chain(*changed.items())]))
+    return Shard(dataset, name, rows, splits, changed)
+
+
+def _subject_part(
+    number: int, units: list[str], near: Mapping[str, list[str]], joint: Mapping[str, list[Joined]]
+) -> SubjectPart:
+    sources = sorted(source for unit in units for source in near.get(unit, []))
+    moved = {cluster.name: cluster.into for unit in units for cluster in joint.get(unit, [])}
+    name = shards.part_name(number, _digest([*units, *sources, *itertools.chain(*moved.items())]))
+    return SubjectPart(name, units, sources, moved)
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from flexip.images import decode_image, decode_mask
 from flexip.rows import SubjectRow
-from pipelines import features, ledger, sources, stages, staging
+from pipelines import cross, features, ledger, looks, sources, stages, staging
 from pipelines.backfill import FamilyPart, write_part
 from pipelines.records import Crop, Frame, Source, pack, unpack
 from pipelines.sandbox import Sandbox
@@ -95,8 +95,17 @@ def stage_pairs(row: Row, run: Run) -> Row:
     embeddings = np.frombuffer(row["embeddings"], np.float32).reshape(len(crops), row["width"])
     side = settings.pairs.target_side or run.info["resolution"]
     rows, pairs, count = stages.pair_unit(rows, crops, embeddings, settings, side)
+    looks.stage_looks(run.folder, row["unit"], rows, crops, embeddings)
     seconds = json.loads(timed(row, "pairs", began)["seconds"])
     staging.stage_unit(run.folder, row["unit"], rows, pairs, count, seconds)
+    return {"unit": row["unit"]}
+
+
+def stage_cross(row: Row, run: Run) -> Row:
+    """links -> pairs across sources on disk, and their record."""
+    side = run.settings.pairs.target_side or run.info["resolution"]
+    pairs, count = cross.pair_across(json.loads(row["links"]), run.folder, run.settings, side)
+    staging.stage_cross(run.folder, row["unit"], pairs, count)
     return {"unit": row["unit"]}
 
 
@@ -108,9 +117,10 @@ class WriteShard:
         self.encoders = open_encoders(run)
 
     def __call__(self, row: Row) -> Row:
-        shard, run = Shard(**json.loads(row["shard"])), self.run
+        shard, run, began = Shard(**json.loads(row["shard"])), self.run, time.perf_counter()
         entries = staging.write_shard(shard, run.folder, run.output, self.encoders, run.settings)
-        ledger.finish(run.folder, row["name"], {"files": [dataclasses.asdict(entry) for entry in entries]})
+        record = {"files": [dataclasses.asdict(entry) for entry in entries]}
+        ledger.finish(run.folder, row["name"], record | {"seconds": time.perf_counter() - began})
         return {"name": row["name"]}
 
 
@@ -129,8 +139,8 @@ class WriteFamily:
 
 
 def write_subjects(row: Row, run: Run) -> Row:
-    """Units -> one file of their subject rows."""
-    entry = staging.write_subjects(SubjectPart(row["name"], list(row["units"])), run.folder, run.output)
+    """part -> one file of the subject rows of its units."""
+    entry = staging.write_subjects(SubjectPart(**json.loads(row["part"])), run.folder, run.output)
     ledger.finish(run.folder, row["name"], {"files": [dataclasses.asdict(entry)]})
     return {"name": row["name"]}
 
