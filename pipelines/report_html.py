@@ -15,14 +15,13 @@ import numpy as np
 from pipelines import samples
 from pipelines.records import UNITS, StageCount
 from pipelines.settings import CurationSettings
-from pipelines.shards import DATASETS
 from pipelines.truth import GOALS, Quality
 
 REPORT = "report.html"
 PAIRS_SHOWN = 24  # of each dataset
 BINS = 24
 _MEANINGS = {  # of reasons; the words before a colon name the stage that failed
-    "area": "",
+    "bad_kind": "the manifest names a kind of source that there is not",
     "bad_metadata": "what its manifest says of it cannot be read",
     "bad_name": "its name in the archive cannot be used",
     "bad_row": "the line of the manifest cannot be read",
@@ -33,6 +32,7 @@ _MEANINGS = {  # of reasons; the words before a colon name the stage that failed
     "featureless": "one even colour inside the mask: a piece of wall, sky or curtain",
     "identity_low": "the two crops may show different subjects",
     "near_duplicate": "it looks like another source, which was kept",
+    "no_file": "the line of the manifest names no file",
     "no_consent": "faces, and nothing says that the people agreed",
     "no_licence": "faces, and nothing says how the file may be used",
     "no_subject": "nothing stands out in the frame",
@@ -42,6 +42,7 @@ _MEANINGS = {  # of reasons; the words before a colon name the stage that failed
     "not_an_image": "the bytes are of no known image format",
     "over_limit": "the track has given its number of pairs already",
     "pairs": "making pairs failed",
+    "password_in_url": "an address with a password in it is not followed",
     "pixels_apart": "the two crops have too little in common",
     "pixels_equal": "the two crops are nearly equal: the pair would teach copying",
     "scattered": "the mask covers little of its box: crumbs, a net or a frame",
@@ -56,6 +57,7 @@ _MEANINGS = {  # of reasons; the words before a colon name the stage that failed
     "too_small": "smaller than is allowed",
     "truncated": "the file ends in the middle",
     "undecodable": "the decoder gave up",
+    "unknown_suffix": "nothing tells whether it is a video or a picture",
     "unreadable": "the storage did not give the file",
 }
 _STAGES = {
@@ -238,8 +240,3 @@ def _stage_rows(times: Sequence[StageTime]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def sizes_table(sizes: Mapping[str, Mapping[str, int]]) -> list[tuple[str, list[int]]]:
-    """Dataset and its pairs by split."""
-    return [(name, list(sizes[name].values())) for name in DATASETS]

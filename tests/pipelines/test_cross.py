@@ -18,7 +18,7 @@ from pipelines.shards import read_part
 
 def write_film(path, who, scene: str, seed: int) -> None:
     """A creature that crosses a scene."""
-    base = place([who], np.random.default_rng(seed), style="plain", scene=scene)
+    base = place([who], np.random.default_rng(seed), style="flat", scene=scene)
     start = replace(base.creatures[0], yaw=0.0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12.0, (VIDEO_SIZE[1], VIDEO_SIZE[0]))
     if not writer.isOpened():
@@ -88,7 +88,10 @@ def test_retrieval_finds_what_all_against_all_finds():
     tracks = [Track(f"t{i}", "u", f"s{i}", f"c{i % 100}", d) for i, d in enumerate(directions)]
     cosines = directions @ directions.T
     every = {
-        (i, j) for i in range(120) for j in range(i + 1, 120) if cosines[i, j] >= 0.8 and tracks[i].cluster != tracks[j].cluster
+        (i, j)
+        for i in range(120)
+        for j in range(i + 1, 120)
+        if cosines[i, j] >= 0.8 and tracks[i].cluster != tracks[j].cluster
     }
     assert {tuple(pair) for pair in retrieve(tracks, 0.8).tolist()} == every
     assert len(every) > 50

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from flexip.pocket import weights_path
 from flexip.pocket.video import make_world
-from jobs.curate import CurateConfig, main, run
+from jobs.curate import CurateConfig, main, run, try_out
 from pipelines.settings import InputSettings
 from pipelines.shards import DatasetError, open_dataset, read_part, verify
 
@@ -112,10 +112,31 @@ def test_every_input_ends_in_exactly_one_state_and_bad_ones_cost_only_themselves
 def test_manifest_lists_every_file_with_its_sum(curated):
     manifest = verify(curated.output)
     there = {p.relative_to(curated.output).as_posix() for p in curated.output.rglob("*") if p.is_file()}
-    assert there == {*manifest.files, "manifest.json"}
+    assert there == {*manifest.files, "manifest.json", "report.html"}
     assert manifest.sizes == curated.manifest.sizes
     pairs = sum(entry["rows"] for name, entry in manifest.files.items() if "/pairs/" in name)
     assert pairs == manifest.counts["pair"]["accepted"] == sum(sum(s.values()) for s in manifest.sizes.values())
+
+
+def test_the_report_shows_what_the_manifest_counts_and_measures_it_against_the_truth(curated):
+    text = curated.report.read_text()
+    source = curated.manifest.counts["source"]
+    assert f"{source['accepted']} of {source['inputs']} sources could be used" in text
+    assert "Against the truth" in text
+    assert all(name in text for name in ("truncated.mp4", "zz_twin.mp4", "bounds the pass"))
+    assert len(text) < 5e6
+
+
+def test_a_dry_run_writes_the_report_on_some_inputs_and_nothing_else(curation_ray, world, tmp_path, capsys):
+    output = tmp_path / "out"
+    text = try_out(config(world, output, dry_run=9)).read_text()
+    assert [path.name for path in output.iterdir()] == ["report.html"]
+    told = capsys.readouterr().out
+    tried = int(told.split(" of 21 inputs were tried")[0].rsplit(" ", 1)[-1])
+    assert 9 <= tried < 9 + 4, "a set of stills comes whole"
+    assert f"{tried} of 21 inputs were tried" in text
+    assert "no dataset was written" in told
+    assert try_out(config(world, output, dry_run=9)) == output / "report.html", "once more in the same place"
 
 
 def test_families_are_aligned_with_their_pairs_row_for_row(curated, pocket_encoders):
@@ -202,7 +223,7 @@ def test_one_family_is_computed_anew_and_nothing_else_touched(curation_ray, cura
     assert np.array_equal(old["clip"], new["clip"])
     assert not np.array_equal(old["dino"], new["dino"])
     there = {p.relative_to(dataset).as_posix() for p in dataset.rglob("*") if p.is_file()}
-    assert there == {*manifest.files, "manifest.json"}, "the old family is gone"
+    assert there == {*manifest.files, "manifest.json", "report.html"}, "the old family is gone"
     fresh = run(config(world, tmp_path / "fresh", models={"dino": str(dino)}))
     assert {n: e for n, e in manifest.files.items() if "dino-" in n} == {
         n: e for n, e in fresh.manifest.files.items() if "dino-" in n

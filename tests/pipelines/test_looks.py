@@ -112,6 +112,7 @@ def test_the_same_scene_with_somebody_else_in_it_is_no_duplicate(curated):
 
 def test_another_verdict_on_a_unit_makes_another_part(curated):
     with_them, without = (
-        {part.name for part in staging.plan_subjects(curated.staged, 8, found, [])} for found in (curated.duplicates, [])
+        {part.name for part in staging.plan_subjects(curated.staged, 8, found, [])}
+        for found in (curated.duplicates, [])
     )
     assert len(with_them - without) == len(without - with_them) > 0

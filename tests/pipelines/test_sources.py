@@ -1,8 +1,9 @@
 import pytest
 
 from pipelines.listing import SourceError, list_sources
+from pipelines.records import Source
 from pipelines.settings import InputSettings
-from pipelines.sources import group_clips, read_hash, reject_duplicates
+from pipelines.sources import group_clips, read_hash, reject_duplicates, sample
 
 
 def listed(path, **options):
@@ -83,3 +84,16 @@ def test_multiview_folder_is_one_clip_whose_cluster_survives_another_picture(tmp
     old, new = before[("cat/0.jpg", "cat/1.jpg")], after[("cat/0.jpg", "cat/1.jpg", "cat/2.jpg")]
     assert old.cluster == new.cluster
     assert old.key != new.key, "other content must not be mistaken for work that is done"
+
+
+def test_a_sample_is_the_same_every_time_takes_sets_whole_and_keeps_the_order():
+    videos = [Source(f"/in/{i}.mp4", f"{i}.mp4", "video") for i in range(20)]
+    stills = [Source(f"/in/{s}/{i}.png", f"{s}/{i}.png", "multiview") for s in "ab" for i in range(5)]
+    every = [*videos, *stills]
+    taken = sample(every, 12, seed=0)
+    assert 12 <= len(taken) < 12 + 5
+    assert taken == sample(every, 12, seed=0) == sorted(taken, key=every.index)
+    assert {source.uri for source in taken} == {source.uri for source in sample(every[::-1], 12, seed=0)}
+    assert taken != sample(every, 12, seed=1)
+    assert sum(source.uri.startswith("a/") for source in taken) in (0, 5)
+    assert sample(every, 100, seed=0) == every

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flexip.encoders import Encoders
 from flexip.images import decode_image, decode_mask
+from flexip.rows import SubjectRow
 from pipelines import cross, features, looks, sources, stages, staging
 from pipelines.listing import list_sources
 from pipelines.records import StageCount
@@ -13,7 +14,6 @@ from pipelines.staging import StagedUnit
 from pipelines.subjects import detect
 from pipelines.units import by_cluster, plan_units
 from pipelines.video import read_video
-from flexip.rows import SubjectRow
 
 
 @dataclass(frozen=True)
