@@ -12,7 +12,7 @@ from flexip.pocket.identity import sample_identity
 from flexip.pocket.video import VIDEO_SIZE
 from flexip.pocket.world import place, render
 from pipelines.cross import Track, joined, retrieve
-from pipelines.settings import CurationSettings, InputSettings
+from pipelines.settings import CurationSettings, InputSettings, PairSettings, SplitSettings
 from pipelines.shards import read_part
 
 
@@ -40,8 +40,10 @@ def films(tmp_path_factory):
 
 
 def settings(films, **pairs) -> CurationSettings:
-    given = {"identity_min": 0.0, "pixels_max": 0.99, **pairs}
-    return CurationSettings(input=InputSettings(path=str(films)), pairs=given, splits={"least_test": 1})
+    given = PairSettings(**{"identity_min": 0.0, "pixels_max": 0.99, **pairs})
+    return CurationSettings(
+        input=InputSettings(path=str(films)), pairs=given, splits=SplitSettings(val=0, test=0, least_test=1)
+    )
 
 
 def test_one_creature_in_two_files_is_paired_across_them_and_shares_its_split(films, tmp_path, pocket_encoders):

@@ -10,7 +10,7 @@ from flexip.pocket.world import render
 from pipelines import staging
 from pipelines.looks import near, near_duplicates, signature
 from pipelines.records import UNITS
-from pipelines.settings import CurationSettings, DuplicateSettings, InputSettings
+from pipelines.settings import CurationSettings, DuplicateSettings, FrameSettings, InputSettings, PairSettings
 from pipelines.shards import read_part
 
 
@@ -40,9 +40,12 @@ def curated(tmp_path_factory, pocket_encoders):
     encoded_again(world / "videos" / "video-0001.mp4", world / "videos" / "zz.avi")
     still = cv2.imread(str(world / "stills" / "creature-0000" / "01.png"))
     (world / "other").mkdir()
+    assert still is not None
     cv2.imwrite(str(world / "other" / "copy.jpg"), cv2.resize(still, (160, 160), interpolation=cv2.INTER_AREA))
     settings = CurationSettings(
-        input=InputSettings(path=str(world), group_by_folder=True), pairs={"identity_min": 0.0}, frames={"per_video": 6}
+        input=InputSettings(path=str(world), group_by_folder=True),
+        pairs=PairSettings(identity_min=0.0),
+        frames=FrameSettings(per_video=6),
     )
     return curate_local(settings, tmp_path_factory.mktemp("curated"), pocket_encoders)
 

@@ -6,7 +6,7 @@ import pytest
 from local_curation import curate_local
 
 from flexip.pocket.video import make_world
-from pipelines.settings import CurationSettings, InputSettings
+from pipelines.settings import CurationSettings, InputSettings, SplitSettings
 from pipelines.truth import GOALS, iou, measure, read_truth
 
 
@@ -17,7 +17,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(world):
-    return CurationSettings(input=InputSettings(path=str(world), group_by_folder=True), splits={"test": 0.3})
+    return CurationSettings(input=InputSettings(path=str(world), group_by_folder=True), splits=SplitSettings(test=0.3))
 
 
 @pytest.fixture(scope="module")
