@@ -145,8 +145,16 @@ def _split_off_config(argv: list[str]) -> tuple[Path | None, list[str]]:
                 raise UserError(f"--config: given twice, {file} and {value}; give one file")
             file = Path(value)
         else:
-            rest.append(word)
+            rest.append(_with_underscores(word))
     return file, rest
+
+
+def _with_underscores(word: str) -> str:
+    """An option may be written with hyphens, --dry-run as --dry_run."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@
     python -m jobs.curate --config configs/pocket/curate.yaml --seed 1
     ray job submit --working-dir . -- python -m jobs.curate --input.path /data/clips --output /data/dataset
 
-    python -m jobs.curate --input.path clips/ --output runs/look --dry_run 50      a report on 50 of the inputs, no more
+    python -m jobs.curate --input.path clips/ --output runs/look --dry-run 50      a report on 50 of the inputs, no more
 
 The same command again goes on where it ended, whatever ended it. Of a dataset that is complete:
 
@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from flexip.encoders import EncoderNames
 from jobs.cluster import gpu_wanted, ray_session
@@ -91,6 +91,11 @@ class FeaturesConfig(JobConfig):
     only: str = Field(description="family: clip, dino, hidden, text or vae")
     models: ModelsConfig = Field(default=ModelsConfig(), description="frozen encoders")
     ray: RayConfig = Field(default=RayConfig(), description="where it runs")
+
+    @field_validator("only")
+    @classmethod
+    def _family(cls, value: str) -> str:
+        return value.removeprefix("features.")  # as it is called in the dataset's folders
 
 
 def renew_features(dataset: Path, config: FeaturesConfig) -> Manifest:

@@ -65,6 +65,11 @@ def test_unknown_option_names_the_nearest():
     assert line == "unknown option --optimizer.learning_rat; did you mean --optimizer.learning_rate?"
 
 
+@pytest.mark.parametrize("words", [["--log-every", "7"], ["--log-every=7"], ["--log_every", "7"]])
+def test_hyphens_in_an_option_are_underscores(words):
+    assert load(TrainConfig, [*NEEDED, *words]).log_every == 7
+
+
 def test_an_option_is_not_completed_from_its_beginning():
     [line] = problems([*NEEDED, "--step", "4"])
     assert line == "unknown option --step; did you mean --steps?"

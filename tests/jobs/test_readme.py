@@ -27,7 +27,7 @@ CONFIGS = {
     "serve": ServeConfig,
     "train": TrainConfig,
 }
-COMMANDS = re.findall(r"^python -m jobs\.(\w+) (.+?[^\\])$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^python -m jobs\.(\w+) (-.+?[^\\])$", README, re.MULTILINE | re.DOTALL)
 
 
 def test_the_python_of_the_readme_draws(untrained_checkpoint, reference, tmp_path, monkeypatch):
