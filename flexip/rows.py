@@ -16,6 +16,7 @@ import pyarrow as pa
 
 Status = Literal["accepted", "rejected", "quarantined"]
 SourceKind = Literal["image", "video", "multiview"]
+CaptionSource = Literal["", "table", "text", "manifest", "model", "fallback"]  # a file beside it, ..., a template
 DatasetName = Literal["invariant", "variant"]
 Split = Literal["train", "val", "test"]
 
@@ -46,6 +47,7 @@ class SubjectRow:
     frame: bytes = b""  # JPEG or PNG of the frame at curation resolution
     phrase: str = ""  # what the subject is, in words
     caption: str = ""
+    caption_source: CaptionSource = ""  # where the caption came from; empty where there is none
     scores: dict[str, float] = field(default_factory=dict)  # values that the filters measured
 
 

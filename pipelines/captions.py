@@ -1,4 +1,4 @@
-"""Captions of frames: from files beside the source where there are any, else from a phrase.
+"""Captions of frames: from files beside the source where there are any, else from a captioner, else from a phrase.
 
 Beside `clips/a.mp4` may lie `clips/a.txt` (one caption for the whole source), or a `ground_truth.jsonl` or
 `captions.jsonl` in the same folder or up to two above, with lines such as
@@ -6,11 +6,15 @@ Beside `clips/a.mp4` may lie `clips/a.txt` (one caption for the whole source), o
 `.txt` is looked for. Where no such file says anything, the words of the source's manifest or tar hold.
 """
 
+import dataclasses
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from flexip.images import Rgb
+from flexip.rows import CaptionSource, SubjectRow
 from pipelines import storage
 from pipelines.records import Source
 from pipelines.settings import CaptionSettings
@@ -20,31 +24,52 @@ NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 TABLES = ("captions.jsonl", "ground_truth.jsonl")
 
 
-def caption(source: Source, frame_index: int, settings: CaptionSettings) -> tuple[str, str]:
-    """The caption and where it came from: `table`, `text`, `manifest` or `fallback`.
+def caption(source: Source, frame_index: int, settings: CaptionSettings, found: str = "") -> tuple[str, CaptionSource]:
+    """The caption and where it came from: `table`, `text`, `manifest` or `fallback`, which a captioner may replace.
+
+    Args:
+        found: what the detector calls the subject, if it knows.
 
     Raises:
         OSError: whether there is a caption beside the source cannot be told, because its storage does not answer.
     """
     if settings.side_files and source.offset < 0:  # a member of a tar has its side files in the tar
         path = storage.local_path(source.path)
-        found = _from_tables(path, frame_index) if path else ""
-        if found:
-            return found, "table"
+        listed = _from_tables(path, frame_index) if path else ""
+        if listed:
+            return listed, "table"
         beside = storage.with_suffix(source.path, ".txt")
         text = _text(beside) if path else _text_in_bucket(beside)
         if text:
             return text, "text"
     if source.caption:
         return source.caption, "manifest"
-    return settings.template.format(phrase=phrase(source, settings)), "fallback"
+    return settings.template.format(phrase=phrase(source, settings, found)), "fallback"
 
 
-def phrase(source: Source, settings: CaptionSettings) -> str:
-    """What the subject is, in words: a multi-view set or its folder is named after its subject, as in `10_red dog`."""
+def described(
+    rows: Sequence[SubjectRow], pictures: Mapping[str, Rgb], describe: Callable[[Sequence[Rgb]], list[str]]
+) -> list[SubjectRow]:
+    """The rows with a captioner's words for those whose picture is given by key; where it has none, nothing changes."""
+    words = dict(zip(pictures, describe(list(pictures.values())), strict=True)) if pictures else {}
+    return [
+        dataclasses.replace(
+            row, caption=words[row.key], caption_source="model", scores={**row.scores, "caption_fallback": 0.0}
+        )
+        if words.get(row.key)
+        else row
+        for row in rows
+    ]
+
+
+def phrase(source: Source, settings: CaptionSettings, found: str = "") -> str:
+    """What the subject is, in words: a multi-view set or its folder is named after its subject, as in `10_red dog`.
+
+    Else the detector's word for it, else the settings'.
+    """
     name = PurePosixPath(source.group).name or PurePosixPath(source.uri).parent.name
     words = re.sub(r"[\W\d_]+", " ", name).strip().lower()
-    return words if source.kind == "multiview" and words else settings.phrase
+    return words if source.kind == "multiview" and words else found or settings.phrase
 
 
 def _from_tables(path: Path, frame_index: int) -> str:

@@ -24,7 +24,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from flexip.rows import SubjectRow
-from pipelines import cross, features, ledger, looks, outputs, report, report_html, sources, stages, staging
+from pipelines import cross, features, ledger, looks, outputs, pretrained, report, report_html, sources, stages, staging
 from pipelines.backfill import FamilyPart, plan_family, replaced_family
 from pipelines.cross import Joined
 from pipelines.listing import list_sources
@@ -76,16 +76,23 @@ class Pools:
     searchers: int
     encoders: int
     encoder_gpus: float
+    searcher_gpus: float
 
     @classmethod
-    def of_cluster(cls, use_gpu: bool) -> "Pools":
-        """A reader for every four logical CPUs, a searcher for every two, an encoder for every GPU (or one without)."""
+    def of_cluster(cls, use_gpu: bool, search_on_gpu: bool = False) -> "Pools":
+        """A reader for every four logical CPUs, a searcher for every two, an encoder for every GPU (or one without).
+
+        Searchers whose models run on a GPU are two for each, and take half of it together.
+        """
         have = ray.cluster_resources()
         if have.get("CPU", 0) < 2:
             raise DatasetError(f"ray.num_cpus = {have.get('CPU', 0):g}: curation needs 2 logical CPUs at least")
         gpus = int(have.get("GPU", 0)) if use_gpu else 0
         cpus = int(have["CPU"])
-        return cls(max(1, cpus // 4), max(1, cpus // 2), max(1, gpus), 1.0 if gpus else 0.0)
+        shared = bool(gpus) and search_on_gpu
+        searchers = min(cpus // 2, 2 * gpus) if shared else cpus // 2
+        encoder_gpus = 0.5 if shared else 1.0 if gpus else 0.0
+        return cls(max(1, cpus // 4), max(1, searchers), max(1, gpus), encoder_gpus, 0.25 if shared else 0.0)
 
     def at_most(self, units: int) -> "Pools":
         """No more actors of a stage than it has units of work."""
@@ -111,7 +118,7 @@ def curate(
     """
     listed = list_sources(settings.input)
     _quieten()
-    info = _encoder_info(names, settings, use_gpu)
+    info = _encoder_info(names, settings, use_gpu) | {"tools": _tool_marks(settings)}
     output = output.absolute()
     if finished := outputs.finished(output, settings, info, listed):
         say("curate", f"{output} is complete already")
@@ -144,7 +151,7 @@ def dry_run(
     _quieten()
     output = output.absolute()
     outputs.check_output(output)
-    info = _encoder_info(names, settings, use_gpu)
+    info = _encoder_info(names, settings, use_gpu) | {"tools": _tool_marks(settings)}
     with ledger.open_run(output / DRY_RUN, outputs.identity(settings, info) | {"dry_run": number}) as folder:
         run = Run(settings, names, info, folder, folder / "dataset", use_gpu)
         plan = _plan(run, chosen, say, progress)
@@ -311,7 +318,7 @@ def _do(
 def _unit_pass(run: Run, units: dict[str, Unit], missing: Sequence[str]) -> Dataset:
     """Units to staged rows; a block per unit, so that a slow video holds up nobody."""
     items = [{"unit": name, "sources": pack(units[name].sources, Source), "seconds": "{}"} for name in missing]
-    pools = Pools.of_cluster(run.gpu).at_most(len(missing))
+    pools = Pools.of_cluster(run.gpu, pretrained.on_torch(run.settings)).at_most(len(missing))
     return (
         _rows(items)
         # Decoding, bound by CPU: each actor has one child process, which is killed at its limits.
@@ -321,12 +328,14 @@ def _unit_pass(run: Run, units: dict[str, Unit], missing: Sequence[str]) -> Data
             compute=ActorPoolStrategy(size=pools.readers),
             num_cpus=0.5,
         )
-        # Detection, masks, tracks, filters, captions, bound by CPU: as above, for detectors crash too.
+        # Detection, masks, tracks, filters, captions, in a child as above, for detectors crash too. Bound by CPU, or a
+        # part of a GPU where the settings name models of torch.
         .map(
             cast(Any, FindSubjects),
-            fn_constructor_args=[run.settings],
+            fn_constructor_args=[run],
             compute=ActorPoolStrategy(size=pools.searchers),
             num_cpus=0.5,
+            num_gpus=pools.searcher_gpus,
         )
         # Embeddings of the crops: one actor per GPU, or one on the CPU.
         .map(
@@ -392,6 +401,14 @@ def _encoder_info(names: "EncoderNames", settings: CurationSettings, gpu: bool) 
     """What identifies the encoders, found out where they will run."""
     task: Any = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(cast(Any, features.describe_encoders))
     return ray.get(task.remote(names, gpu=gpu, threads=settings.shards.threads))
+
+
+def _tool_marks(settings: CurationSettings) -> dict[str, str]:
+    """What identifies the weights of detector, masker, captioner and aesthetic head, found out on a worker."""
+    if not pretrained.needed(settings):
+        return {}
+    task: Any = ray.remote(num_cpus=1)(cast(Any, pretrained.fingerprints))
+    return ray.get(task.remote(settings))
 
 
 def _quieten() -> None:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from flexip.images import Mask, Rgb
+from pipelines.overlay import text_share
 from pipelines.settings import FilterSettings
 
 
@@ -22,6 +23,38 @@ class Verdict:
     def keep(self) -> bool:
         """Whether the filter lets it pass."""
         return not self.reason
+
+
+DARK = 26  # a pixel is black below this [grey levels]: ffmpeg blackdetect's 0.1 of the range
+COMPARED_SIDE = 128  # longer side at which frames are compared [px]: what changes less is noise
+
+
+def black(image: Rgb, settings: FilterSettings) -> Verdict:
+    """Part of the frame that is black, 0..1: lead-ins, fades, the gap between two clips."""
+    value = float((cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) < DARK).mean())
+    return Verdict("black", value, "black_frame" if value >= settings.black_max else "")
+
+
+def frozen(image: Rgb, earlier: Sequence[Rgb], settings: FilterSettings) -> Verdict:
+    """Mean absolute difference to the most alike of the earlier frames of the clip, 0..1; 1 when there is none.
+
+    Two equal frames of one clip are one picture shown twice: slides, a stopped camera, a held last frame.
+    """
+    small = _small(image)
+    same_size = [_small(other) for other in earlier if other.shape == image.shape]
+    value = min((float(cv2.absdiff(small, other).mean()) / 255 for other in same_size), default=1.0)
+    return Verdict("change", value, "frozen" if value < settings.change_min else "")
+
+
+def text_overlay(image: Rgb, settings: FilterSettings) -> Verdict:
+    """Part of the frame that lines of text cover, 0..1 (see overlay.py)."""
+    value = text_share(image)
+    return Verdict("text", value, "text_overlay" if value > settings.text_max else "")
+
+
+def aesthetic(score: float, settings: FilterSettings) -> Verdict:
+    """Score of an aesthetic head (see aesthetic.py), about 1 ugly .. 10 beautiful."""
+    return Verdict("aesthetic", score, "unaesthetic" if score < settings.aesthetic_min else "")
 
 
 def brightness(image: Rgb, settings: FilterSettings) -> Verdict:
@@ -58,9 +91,15 @@ def fill(mask: Mask, box: Sequence[float], settings: FilterSettings) -> Verdict:
     return Verdict("fill", value, "scattered" if value < settings.fill_min else "")
 
 
-def judge_frame(image: Rgb, settings: FilterSettings) -> list[Verdict]:
-    """All verdicts on a frame."""
-    return [brightness(image, settings), sharpness(image, settings)]
+def judge_frame(image: Rgb, settings: FilterSettings, earlier: Sequence[Rgb] = ()) -> list[Verdict]:
+    """All verdicts on a frame that need no model; `earlier` are the frames of its clip that were kept before it."""
+    return [
+        black(image, settings),
+        brightness(image, settings),
+        frozen(image, earlier, settings),
+        sharpness(image, settings),
+        text_overlay(image, settings),
+    ]
 
 
 def detail(image: Rgb, mask: Mask, settings: FilterSettings) -> Verdict:
@@ -79,6 +118,12 @@ def judge_subject(box: Sequence[float], image: Rgb, mask: Mask, settings: Filter
         fill(mask, box, settings),
         detail(image, mask, settings),
     ]
+
+
+def _small(image: Rgb) -> Rgb:
+    scale = min(1.0, COMPARED_SIDE / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def first_reason(verdicts: Sequence[Verdict]) -> str:

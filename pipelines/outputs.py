@@ -21,7 +21,8 @@ def identity(settings: CurationSettings, info: dict[str, Any]) -> dict[str, Any]
     del config["input"]["path"], config["input"]["root"]
     sections = {section: values for section, values in config.items() if isinstance(values, dict)}
     flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    return flat | {"seed": settings.seed, "encoders": info["fingerprints"], "device": info["device"]}
+    models = {"encoders": info["fingerprints"], "tools": info.get("tools", {})}
+    return flat | models | {"seed": settings.seed, "device": info["device"]}
 
 
 def finished(
@@ -36,6 +37,7 @@ def finished(
         raise DatasetError(f"output = {output}: {error}; give another folder or remove it") from error
     theirs = CurationSettings(**manifest.config)
     stored = info | {"fingerprints": {**info["fingerprints"], **manifest.fingerprints}, "device": manifest.device}
+    stored["tools"] = manifest.tools
     if identity(theirs, stored) != identity(settings, info) or manifest.inputs != inputs_digest(listed):
         raise DatasetError(
             f"output = {output}: holds a dataset of other settings, models or sources; give another folder or remove it"

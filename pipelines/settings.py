@@ -3,7 +3,18 @@
 Frozen and picklable, so that a stage can carry its section to another machine.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Detectors that need a model: the hub name taken when none is given (empty: there is none to take). And the least score
+# that their authors use. YuNet, hog: OpenCV's defaults; OWLv2: transformers' examples; Grounding DINO: its README.
+DETECTOR_MODELS = {
+    "yunet": "",
+    "owlv2": "google/owlv2-base-patch16-ensemble",
+    "grounding_dino": "IDEA-Research/grounding-dino-tiny",
+}
+LEAST_SCORES = {"motion": 0.0, "haar": 0.0, "hog": 0.5, "yunet": 0.9, "owlv2": 0.1, "grounding_dino": 0.35}
 
 
 class Settings(BaseModel):
@@ -50,7 +61,49 @@ class FrameSettings(Settings):
 
 
 class SubjectSettings(Settings):
-    working_side: int = Field(default=192, ge=48, description="longer side at which subjects are searched [px]")
+    detector: Literal["motion", "haar", "hog", "yunet", "owlv2", "grounding_dino"] = Field(
+        default="motion",
+        description="what finds subjects: motion and saliency (no weights), OpenCV's haar faces or hog people, yunet "
+        "faces, or owlv2 or grounding_dino with a list of phrases",
+    )
+    detector_model: str = Field(
+        default="",
+        description="weights of the detector: YuNet's .onnx file, or a folder or hub name of OWLv2 or Grounding DINO; "
+        "empty: their authors' smallest on the hub",
+    )
+    phrases: tuple[str, ...] = Field(
+        default=(), description="what owlv2 and grounding_dino look for, e.g. [dog, red backpack]; also names subjects"
+    )
+    score_min: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="least score of a detection, 0..1; none: 0 motion and haar, 0.5 hog, 0.9 yunet, 0.1 owlv2, "
+        "0.35 grounding_dino, as in their authors' examples",
+    )
+    text_score_min: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="least score of a word of a phrase with grounding_dino, as in its authors' example",
+    )
+    overlap_max: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="of detections that overlap more (IoU) the best stays; motion's do not overlap. 0.5: Faster R-CNN",
+    )
+    detector_side: int = Field(
+        default=512, ge=48, description="longer side at which detectors other than motion search [px]"
+    )
+    batch_size: int = Field(default=8, ge=1, description="pictures that a model sees at once; part of the last bits")
+    masks: Literal["grabcut", "sam2"] = Field(
+        default="grabcut", description="what cuts subjects out: grabcut (no weights) or sam2"
+    )
+    masks_model: str = Field(
+        default="facebook/sam2.1-hiera-tiny", description="folder or hub name of the SAM 2 that masks = sam2 uses"
+    )
+    working_side: int = Field(default=192, ge=48, description="longer side at which motion searches subjects [px]")
     max_per_frame: int = Field(default=2, ge=1, description="subjects kept in one frame, most salient first")
     static_camera: float = Field(
         default=0.012, gt=0, description="background change between frames below which the camera stands still, 0..1"
@@ -70,28 +123,115 @@ class SubjectSettings(Settings):
         le=1,
         description="largest distance (appearance and position) of one subject in successive frames",
     )
+    track_margin: float = Field(
+        default=0.03,
+        ge=0,
+        le=1,
+        description="a subject that fits two tracks nearly as well, within this distance, begins a new one",
+    )
+
+    @property
+    def model(self) -> str:
+        """Weights of the detector; empty when it needs none."""
+        return self.detector_model or DETECTOR_MODELS.get(self.detector, "")
+
+    @property
+    def least_score(self) -> float:
+        """Least score of a detection of the chosen detector."""
+        return LEAST_SCORES[self.detector] if self.score_min is None else self.score_min
+
+    @property
+    def side(self) -> int:
+        """Longer side at which the chosen detector searches [px]."""
+        return self.working_side if self.detector == "motion" else self.detector_side
+
+    @model_validator(mode="after")
+    def _complete(self) -> "SubjectSettings":
+        names = self.detector in ("owlv2", "grounding_dino")
+        if names and not any(phrase.strip() for phrase in self.phrases):
+            raise ValueError(f"phrases = {list(self.phrases)}: {self.detector} needs some, e.g. [dog, red backpack]")
+        if not all(phrase.strip() for phrase in self.phrases):
+            raise ValueError(f"phrases = {list(self.phrases)}: an empty phrase finds nothing; leave it out")
+        if not names and self.phrases:
+            raise ValueError(f"phrases = {list(self.phrases)}: {self.detector} reads none; owlv2 and grounding_dino do")
+        if self.detector == "yunet" and not self.detector_model:
+            raise ValueError("detector_model is empty: yunet needs the path of its .onnx file")
+        if self.detector not in DETECTOR_MODELS and self.detector_model:
+            raise ValueError(f"detector_model = {self.detector_model!r}: {self.detector} needs none; leave it out")
+        return self
 
 
 class FilterSettings(Settings):
     area_min: float = Field(
-        default=0.01, ge=0, le=1, description="least area of the subject's box, fraction of the frame"
+        default=0.01,
+        ge=0,
+        le=1,
+        description="least area of the subject's box, fraction of the frame; AnyDoor (arXiv 2307.09481) has 0.01",
     )
     area_max: float = Field(
-        default=0.64, ge=0, le=1, description="largest area of the subject's box, fraction of the frame"
+        default=0.64,
+        ge=0,
+        le=1,
+        description="largest area of the subject's box, fraction of the frame; AnyDoor has 0.64",
     )
     side_min: int = Field(
-        default=24, ge=1, description="least shorter side of the subject's box [px of the decoded frame]"
+        default=24,
+        ge=1,
+        description="least shorter side of the subject's box [px of the decoded frame]; chosen here: less has "
+        "no detail to learn",
     )
-    fill_min: float = Field(default=0.2, ge=0, le=1, description="least part of the box that the mask covers")
-    detail_min: float = Field(default=5.0, ge=0, description="least standard deviation inside the mask [grey levels]")
+    fill_min: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="least part of the box that the mask covers; chosen here: nets, frames and crumbs have less",
+    )
+    detail_min: float = Field(
+        default=5.0,
+        ge=0,
+        description="least standard deviation inside the mask [grey levels]; chosen here: walls and skies have less",
+    )
     sharpness_min: float = Field(
-        default=8.0, ge=0, description="least variance of the frame's Laplacian, grey levels squared"
+        default=8.0,
+        ge=0,
+        description="least variance of the frame's Laplacian, grey levels squared (Pech-Pacheco et al., ICPR 2000); 8 "
+        "rejects only what is plainly blurred or empty",
     )
     brightness_min: float = Field(
-        default=0.06, ge=0, le=1, description="least mean grey of a frame, 0 black .. 1 white"
+        default=0.06, ge=0, le=1, description="least mean grey of a frame, 0 black .. 1 white; rejects failed exposures"
     )
     brightness_max: float = Field(
-        default=0.97, ge=0, le=1, description="largest mean grey of a frame, 0 black .. 1 white"
+        default=0.97, ge=0, le=1, description="largest mean grey of a frame; a subject on white stays below it"
+    )
+    black_max: float = Field(
+        default=0.98,
+        gt=0,
+        le=1,
+        description="a frame with so large a black part is a black frame; ffmpeg blackdetect has 0.98",
+    )
+    change_min: float = Field(
+        default=0.001,
+        ge=0,
+        le=1,
+        description="least mean difference to every earlier frame of the clip, 0..1; ffmpeg freezedetect has 0.001",
+    )
+    text_max: float = Field(
+        default=0.03,
+        ge=0,
+        le=1,
+        description="largest part of the frame under lines of text; measured here: printed tins in photographs up to "
+        "0.024, a large subtitle from 0.03",
+    )
+    aesthetic_head: str = Field(
+        default="",
+        description="file of an aesthetic head on CLIP embeddings: LAION's V1 linear or V2 MLP, .pth; empty: off",
+    )
+    aesthetic_clip: str = Field(
+        default="openai/clip-vit-large-patch14",
+        description="folder or hub name of the CLIP that the head was trained on; LAION's: OpenAI's ViT-L/14 or B/32",
+    )
+    aesthetic_min: float = Field(
+        default=4.5, description="least aesthetic score of a frame when there is a head; OpenS2V-5M has 4.5"
     )
 
     @model_validator(mode="after")
@@ -105,6 +245,17 @@ class FilterSettings(Settings):
 
 class CaptionSettings(Settings):
     phrase: str = Field(default="subject", description="what a subject is called when no sidecar file says it")
+    model: str = Field(
+        default="",
+        description="folder or hub name of an image captioner of transformers (BLIP, Florence-2, GIT ...), which "
+        "writes where no file does; empty: the template",
+    )
+    prompt: str = Field(
+        default="",
+        description="what the captioner is given: Florence-2 needs <CAPTION>, BLIP a beginning or none",
+    )
+    max_tokens: int = Field(default=40, ge=1, description="longest caption of the captioner, in tokens")
+    batch_size: int = Field(default=8, ge=1, description="pictures captioned at once; part of the result's last bits")
     template: str = Field(
         default="a photo of a {phrase}", description="caption without a sidecar file; {phrase} is filled in"
     )
@@ -208,7 +359,7 @@ class CurationSettings(Settings):
     frames: FrameSettings = Field(default=FrameSettings(), description="reading of videos and stills")
     subjects: SubjectSettings = Field(default=SubjectSettings(), description="finding subjects")
     filters: FilterSettings = Field(default=FilterSettings(), description="what is kept")
-    captions: CaptionSettings = Field(default=CaptionSettings(), description="captions without a sidecar file")
+    captions: CaptionSettings = Field(default=CaptionSettings(), description="captions of the subjects")
     pairs: PairSettings = Field(default=PairSettings(), description="invariant and variant pairs")
     duplicates: DuplicateSettings = Field(default=DuplicateSettings(), description="sources that look the same")
     splits: SplitSettings = Field(default=SplitSettings(), description="train, val and test by identity cluster")

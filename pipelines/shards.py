@@ -59,6 +59,7 @@ class Manifest:
     sizes: dict[str, dict[str, int]]  # dataset -> split -> pairs
     clusters: dict[str, int]  # split -> identity clusters
     device: str = ""  # class of device that computed the features: on others the last bits differ
+    tools: dict[str, str] = field(default_factory=dict)  # detector, masks, captions ... -> fingerprint of its weights
     inputs: str = ""  # digest of the sources' names and sizes
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # relative path -> sha256, bytes, rows
 

@@ -5,6 +5,7 @@ Each takes and returns rows; nothing is dropped: what is not used further stays 
 
 import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,12 +15,14 @@ import numpy as np
 from flexip.images import ImageError, Mask, Rgb, decode_image, encode_jpeg, encode_mask, encode_png, resize
 from flexip.rows import PairRow, Status, SubjectRow, subject_key
 from pipelines import captions, filters, storage
-from pipelines.crops import cut_out, frame_mask
+from pipelines.crops import cut_out, frame_mask, target_square
 from pipelines.pairs import PairMaker, subjects_of
 from pipelines.records import Crop, Frame, Source, StageCount
 from pipelines.sandbox import SandboxError
 from pipelines.settings import CurationSettings, FrameSettings
-from pipelines.subjects import Detection, Detector, View, detect, follow, shots, working_view
+from pipelines.subjects import Detection, Detector, View, shots, working_view
+from pipelines.tools import Tools, open_tools
+from pipelines.tracks import follow
 from pipelines.video import MediaError, reduced_size
 
 Result = TypeVar("Result")
@@ -30,6 +33,7 @@ REJECTED_MEDIA = {
     "too_many_pixels",
     "too_small",
 }  # sound files of an unwanted kind; others are damaged
+DESCRIBED_SCALE, DESCRIBED_SIDE = 1.7, 384  # what a captioner sees: as targets are cut on average; BLIP's side [px]
 
 
 def read_frames(
@@ -78,7 +82,7 @@ def _read_local(
 
 
 def find_subjects(
-    cluster: str, sources: Sequence[Source], frames: Sequence[Frame], settings: CurationSettings, detect: Detector
+    cluster: str, sources: Sequence[Source], frames: Sequence[Frame], settings: CurationSettings, tools: Tools
 ) -> tuple[list[SubjectRow], list[Crop]]:
     """Rows of every source, frame and subject of a clip, and the crops of the accepted subjects in the rows' order."""
     by_hash = {source.sha256: source for source in sources}
@@ -86,16 +90,15 @@ def find_subjects(
     crops: list[Crop] = []
     good: list[tuple[Frame, Rgb]] = []
     measured: dict[Frame, dict[str, float]] = {}
-    for frame in frames:
-        image = decode_image(frame.image, min_side=1)
-        verdicts = filters.judge_frame(image, settings.filters)
+    to_describe: dict[str, Rgb] = {}
+    for frame, image, verdicts in _judge(frames, settings, tools):
         reason = filters.first_reason(verdicts)
         measured[frame] = {verdict.name: verdict.value for verdict in verdicts}
         if reason:
             rows.append(_frame_row(frame, by_hash[frame.source_hash], cluster, reason, measured[frame]))
         else:
             good.append((frame, image))
-    for shot, found, tracks in _detect(good, sources, settings, detect):
+    for shot, found, tracks in _detect(good, sources, settings, tools.detect):
         for (frame, image), detections, numbers in zip(shot, found, tracks, strict=True):
             source = by_hash[frame.source_hash]
             reason = "" if detections else "no_subject"
@@ -109,15 +112,39 @@ def find_subjects(
                 row, crop = _subject(frame, image, source, cluster, track, detection, settings)
                 rows.append(row)
                 crops += [crop] if crop else []
-    return rows, crops
+                if crop and row.caption_source == "fallback":
+                    to_describe[row.key] = target_square(image, row.box, DESCRIBED_SCALE, DESCRIBED_SIDE)
+    return (captions.described(rows, to_describe, tools.describe) if tools.describe else rows), crops
+
+
+def _judge(
+    frames: Sequence[Frame], settings: CurationSettings, tools: Tools
+) -> list[tuple[Frame, Rgb, list[filters.Verdict]]]:
+    """Each frame with its picture and all verdicts on it."""
+    judged, kept = [], defaultdict[str, list[Rgb]](list)
+    for frame in frames:
+        image = decode_image(frame.image, min_side=1)
+        verdicts = filters.judge_frame(image, settings.filters, kept[frame.source_hash])
+        judged.append((frame, image, verdicts))
+        if not filters.first_reason(verdicts):
+            kept[frame.source_hash].append(image)
+    if tools.score:  # a model costs most: it sees only what would be kept
+        passed = [one for one in judged if not filters.first_reason(one[2])]
+        for (_, _, verdicts), score in zip(passed, tools.score([image for _, image, _ in passed]), strict=True):
+            verdicts.append(filters.aesthetic(score, settings.filters))
+    return judged
 
 
 def search_clip(
-    cluster: str, sources: Sequence[Source], frames: Sequence[Frame], settings: CurationSettings
+    cluster: str, sources: Sequence[Source], frames: Sequence[Frame], settings: CurationSettings, gpu: bool = False
 ) -> tuple[list[SubjectRow], list[Crop]]:
-    """`find_subjects` with the detector that the settings name; runs in a sandbox, for detectors crash too."""
+    """`find_subjects` with the tools that the settings name; runs in a sandbox, for detectors crash too.
+
+    Weights are loaded at the first call of a process; one without sources does only that.
+    """
     cv2.setNumThreads(1)  # parallelism comes from processes
-    return find_subjects(cluster, sources, frames, settings, detect)
+    tools = open_tools(settings, gpu)  # type: ignore[arg-type]  # frozen models of pydantic have a hash
+    return find_subjects(cluster, sources, frames, settings, tools) if sources else ([], [])
 
 
 def find_or_quarantine(
@@ -238,7 +265,7 @@ def _detect(
 ) -> list[tuple[list[tuple[Frame, Rgb]], list[list[Detection]], list[list[int]]]]:
     """Per shot: its frames, the detections of each, their track numbers."""
     options = settings.subjects
-    views = [_view(frame, image, options.working_side) for frame, image in good]
+    views = [_view(frame, image, options.side) for frame, image in good]
     if sources[0].kind == "multiview":  # one subject, shown by every picture: the most salient one of each
         found = [detect([view], options)[0][:1] for view in views]
         return [(good, found, [[0] * len(d) for d in found])] if good else []
@@ -287,7 +314,7 @@ def _subject(
     mask: Mask = frame_mask(detection.mask, height, width)
     verdicts = filters.judge_subject(detection.box, image, mask, settings.filters)
     reason = filters.first_reason(verdicts)
-    text, caption_source = captions.caption(source, frame.index, settings.captions)
+    text, caption_source = captions.caption(source, frame.index, settings.captions, detection.phrase)
     key = subject_key(frame.source_hash, frame.index, list(detection.box))
     row = SubjectRow(
         key=key,
@@ -306,8 +333,9 @@ def _subject(
         cluster=cluster,
         box=list(detection.box),
         mask=encode_mask(mask),
-        phrase=captions.phrase(source, settings.captions),
+        phrase=captions.phrase(source, settings.captions, detection.phrase),
         caption=text,
+        caption_source=caption_source,
         scores={
             "evidence": detection.score,
             "caption_fallback": float(caption_source == "fallback"),

@@ -226,6 +226,7 @@ def make_manifest(
         shapes={family: list(info["shapes"][family]) for family in held},
         dtype=settings.shards.dtype,
         device=info["device"],
+        tools=dict(info.get("tools", {})),
         inputs=inputs,
         counts={unit: {"inputs": count.total, **dataclasses.asdict(count)} for unit, count in counts.items()},
         sizes=sizes,

@@ -1,7 +1,7 @@
-"""Subjects in the frames of one clip: found, masked, followed.
+"""Subjects in the frames of one clip: what detectors see and give, and the default detector.
 
 A detector is any function `(views, settings) -> one list of Detection per view`. The default needs no weights: what
-stands out from the border of the frame, and rather what also moves against the camera.
+stands out from the border of the frame, and rather what also moves against the camera. Others: detectors.py.
 """
 
 import itertools
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from flexip.images import Mask, Rgb, resize
-from pipelines.saliency import Map, against_background, border_mask, moving, salient, to_lab
+from pipelines.masks import filled, grabcut_evidence
+from pipelines.saliency import Map, against_background, moving, salient, to_lab
 from pipelines.settings import SubjectSettings
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as fractions of the frame
@@ -33,7 +33,8 @@ class Detection:
 
     box: Box
     mask: Mask  # of the view's size
-    score: float  # mean evidence inside the mask, 0..1
+    score: float  # 0..1: the detector's confidence; the default's is the mean evidence inside the mask
+    phrase: str = ""  # what it is, in words, from a detector that knows
 
 
 Detector = Callable[[Sequence[View], SubjectSettings], list[list[Detection]]]
@@ -75,7 +76,7 @@ def _weakened(still: Map, motion: Map) -> Map:
 
 
 def _cut_out(image: Rgb, likely: Map, settings: SubjectSettings) -> list[Detection]:
-    mask = _grabcut(image, likely)
+    mask = grabcut_evidence(image, likely)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -85,31 +86,9 @@ def _cut_out(image: Rgb, likely: Map, settings: SubjectSettings) -> list[Detecti
         # Crumbs beside a subject are parts that GrabCut lost, not subjects.
         if weights[k] < 0.25 * weights[1:].max() or stats[k, cv2.CC_STAT_AREA] < 0.004 * mask.size:
             continue
-        part = _filled(labels == k)
+        part = filled(labels == k)
         found.append(Detection(_box(part), part, float(likely[part].mean())))
     return found[: settings.max_per_frame]
-
-
-def _grabcut(image: Rgb, likely: Map) -> np.ndarray:
-    """uint8 (H, W) 0/1: GrabCut started from the evidence (Rother et al., SIGGRAPH 2004)."""
-    threshold, _ = cv2.threshold((likely * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    level = max(threshold / 255, 0.15)
-    labels = np.where(likely > level, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[likely > (level + 1) / 2] = cv2.GC_FGD
-    labels[likely < 0.35 * level] = cv2.GC_BGD
-    labels[border_mask(*likely.shape, fraction=0.01) & (likely < level)] = cv2.GC_BGD
-    if not (likely > level).any() or (labels == cv2.GC_FGD).all():
-        return np.zeros(likely.shape, np.uint8)
-    cv2.setRNGSeed(0)  # GrabCut draws its first colour clusters at random
-    unused = (0, 0, 0, 0)  # the rectangle; the labels say it all
-    cv2.grabCut(image[..., ::-1].copy(), labels, unused, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
-    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
-
-
-def _filled(mask: np.ndarray) -> Mask:
-    """The mask with its holes closed: eyes and patterns belong to the subject."""
-    outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(np.zeros(mask.shape, np.uint8), outline, -1, 1, cv2.FILLED).astype(bool)
 
 
 def _box(mask: Mask) -> Box:
@@ -149,35 +128,6 @@ def change(before: Rgb, after: Rgb) -> float:
     strength = float(np.sqrt((a * a).mean() * (b * b).mean()))
     same = 1.0 if strength < 1.0 else float((a * b).mean()) / strength  # empty frames have no composition to change
     return 1 - max(same, 0.0) + 0.35 * histogram_distance(colour_histogram(before), colour_histogram(after))
-
-
-def follow(frames: Sequence[Sequence[Detection]], images: Sequence[Rgb], settings: SubjectSettings) -> list[list[int]]:
-    """Track number of each detection of each frame of one shot: the same number is the same subject.
-
-    Successive frames are matched one to one at least total distance (appearance, position and size).
-    """
-    looks = [[colour_histogram(i, d.mask) for d in frame] for frame, i in zip(frames, images, strict=True)]
-    last: dict[int, tuple[Detection, np.ndarray]] = {}
-    numbers: list[list[int]] = []
-    for frame, look in zip(frames, looks, strict=True):
-        known = sorted(last)
-        cost = np.array([[_distance(*last[t], d, h) for d, h in zip(frame, look, strict=True)] for t in known])
-        matched = dict[int, int]()
-        if known and frame:
-            pairs = zip(*linear_sum_assignment(cost), strict=True)
-            matched = {int(j): known[i] for i, j in pairs if cost[i, j] <= settings.track_distance}
-        tracks = []
-        for j in range(len(frame)):
-            tracks.append(matched.get(j, len(last)))
-            last[tracks[-1]] = (frame[j], look[j])
-        numbers.append(tracks)
-    return numbers
-
-
-def _distance(old: Detection, old_look: np.ndarray, new: Detection, new_look: np.ndarray) -> float:
-    """0 the same .. 1 nothing in common."""
-    overlap = box_iou(old.box, new.box)
-    return 0.65 * histogram_distance(old_look, new_look) + 0.35 * (1 - overlap)
 
 
 def box_iou(a: Box | Sequence[float], b: Box | Sequence[float]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from flexip.images import decode_image, decode_mask
 from flexip.rows import SubjectRow
-from pipelines import cross, features, ledger, looks, sources, stages, staging
+from pipelines import cross, features, ledger, looks, pretrained, sources, stages, staging
 from pipelines.backfill import FamilyPart, write_part
 from pipelines.records import Crop, Frame, Source, pack, unpack
 from pipelines.sandbox import Sandbox
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from flexip.encoders import EncoderNames
 
 Row = dict[str, Any]
+
+LOADING_S = 900  # limit of loading, or fetching, the weights of a detector [s]
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,26 @@ class ReadFrames:
 class FindSubjects:
     """frames -> subjects (rows of sources, frames and subjects), crops of the accepted ones."""
 
-    def __init__(self, settings: CurationSettings):
-        self.settings = settings
-        self.search = Sandbox("pipelines.stages:search_clip", settings.subjects.timeout_s)
+    def __init__(self, run: Run):
+        self.settings, self.gpu = run.settings, run.gpu and pretrained.on_torch(run.settings)
+        heavy = bool(pretrained.needed(run.settings))
+        # The child holds the weights; one that has none is renewed now and then, against leaks.
+        self.search = Sandbox("pipelines.stages:search_clip", LOADING_S, 10_000 if heavy else 100)
+        if heavy:
+            if pretrained.fingerprints(run.settings) != run.info["tools"]:
+                raise DatasetError("the weights of a detector, masker or captioner have changed since this run began")
+            self.search("", [], [], self.settings, self.gpu)
+        self.search.timeout_s = run.settings.subjects.timeout_s
+
+    def _search(self, *clip: Any) -> Any:
+        return self.search(*clip, self.gpu)
 
     def __call__(self, row: Row) -> Row:
         began = time.perf_counter()
         judged, frames = unpack(row["sources"], Source), unpack(row["frames"], Frame)
         rows, crops = list[SubjectRow](), list[Crop]()
         for cluster, clip in by_cluster(judged):
-            found = stages.find_or_quarantine(cluster, clip, frames, self.settings, self.search)
+            found = stages.find_or_quarantine(cluster, clip, frames, self.settings, self._search)
             rows += found[0]
             crops += found[1]
         kept = {"unit": row["unit"], "seconds": row["seconds"]}

@@ -7,7 +7,8 @@ from flexip.pocket.video import VIDEO_SIZE as SIZE
 from flexip.pocket.video import film
 from flexip.pocket.world import random_picture, render
 from pipelines.settings import SubjectSettings
-from pipelines.subjects import box_iou, detect, follow, shots, working_view
+from pipelines.subjects import box_iou, detect, shots, working_view
+from pipelines.tracks import follow
 
 SETTINGS = SubjectSettings()
 

@@ -11,7 +11,7 @@ from pipelines.listing import list_sources
 from pipelines.records import StageCount
 from pipelines.settings import CurationSettings
 from pipelines.staging import StagedUnit
-from pipelines.subjects import detect
+from pipelines.tools import Tools
 from pipelines.units import by_cluster, plan_units
 from pipelines.video import read_video
 
@@ -40,7 +40,7 @@ def stage(settings: CurationSettings, folder: Path, encoders: Encoders) -> tuple
         rows, crops = [], []
         for cluster, clip in by_cluster(judged):
             own = [frame for frame in frames if frame.source_hash in {source.sha256 for source in clip}]
-            found = stages.find_subjects(cluster, clip, own, settings, detect)
+            found = stages.find_subjects(cluster, clip, own, settings, Tools())
             rows += found[0]
             crops += found[1]
         images, masks = [decode_image(crop.image) for crop in crops], [decode_mask(crop.mask) for crop in crops]
