@@ -66,9 +66,9 @@ def _found(result: dict[str, Any], image: Rgb, phrases: Sequence[str]) -> list[F
     """A picture's boxes [px] with their words, as fractions with their phrases."""
     height, width = image.shape[:2]
     found = []
-    for corners, score, words in zip(
-        result["boxes"].tolist(), result["scores"].tolist(), result["text_labels"], strict=True
-    ):
+    boxes, scores = result["boxes"].tolist(), result["scores"].tolist()
+    said = result["text_labels"] if boxes else []  # decoding no words at all gives one empty text
+    for corners, score, words in zip(boxes, scores, said, strict=True):
         box, phrase = inside(corners, height, width), nearest_phrase(words, phrases)
         if box and phrase:
             found.append(Found(box, score, phrase))
