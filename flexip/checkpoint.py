@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,43 @@ def checkpoint_path(name: Path | str) -> Path:
     return adapters_path() if str(name) == "pocket" else Path(name)
 
 
-def save_checkpoint(
-    directory: Path | str,
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint's content, on the host and apart from the model that goes on training."""
+
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    state: dict[str, Tensor]  # empty without a training state
+    step: int  # of the training state
+
+
+def take_snapshot(
     model: FlexIP,
     *,
     names: EncoderNames,
     fingerprints: Mapping[str, str],
     training: Mapping[str, Any] | None = None,
     state: TrainState | None = None,
-) -> Path:
-    """Write a checkpoint; `config.json` comes last, so that a half-written directory is recognised as none.
+) -> Snapshot:
+    """Copy what a checkpoint holds; `write_snapshot` may then take its time.
 
     Args:
-        training: the configuration of the run, kept as it is. state: also write what resume needs.
+        training: the configuration of the run, kept as it is. state: also what resume needs.
     """
+    averaged = state.average if state else {}
+    config = {
+        "format": FORMAT,
+        "architecture": dataclasses.asdict(model.config),
+        "encoders": dataclasses.asdict(names),
+        "fingerprints": dict(fingerprints),
+        "training": dict(training or {}),
+    }
+    weights = {name: _copied(p) for name, p in (averaged or model.trainable()).items()}
+    return Snapshot(weights, config, _state_tensors(state) if state else {}, state.step if state else 0)
+
+
+def write_snapshot(directory: Path | str, snapshot: Snapshot) -> Path:
+    """Write a checkpoint; `config.json` comes last, so that a half-written directory is recognised as none."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).unlink(missing_ok=True)
@@ -63,20 +87,25 @@ def save_checkpoint(
         "modelspec.architecture": "stable-diffusion-v1/flexip",
         "modelspec.implementation": "flexip",
     }
-    averaged = state.average if state else {}
-    weights = {name: p.detach().cpu().contiguous() for name, p in (averaged or model.trainable()).items()}
-    save_file(weights, directory / WEIGHTS, metadata=header)
-    if state is not None:
-        save_file(_state_tensors(state), directory / STATE, metadata={"step": str(state.step)})
-    config = {
-        "format": FORMAT,
-        "architecture": dataclasses.asdict(model.config),
-        "encoders": dataclasses.asdict(names),
-        "fingerprints": dict(fingerprints),
-        "training": dict(training or {}),
-    }
-    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_file(snapshot.weights, directory / WEIGHTS, metadata=header)
+    if snapshot.state:
+        save_file(snapshot.state, directory / STATE, metadata={"step": str(snapshot.step)})
+    (directory / CONFIG).write_text(json.dumps(snapshot.config, indent=2, sort_keys=True) + "\n")
     return directory
+
+
+def save_checkpoint(
+    directory: Path | str,
+    model: FlexIP,
+    *,
+    names: EncoderNames,
+    fingerprints: Mapping[str, str],
+    training: Mapping[str, Any] | None = None,
+    state: TrainState | None = None,
+) -> Path:
+    """`take_snapshot` and `write_snapshot` in one."""
+    snapshot = take_snapshot(model, names=names, fingerprints=fingerprints, training=training, state=state)
+    return write_snapshot(directory, snapshot)
 
 
 def read_config(directory: Path | str) -> dict[str, Any]:
@@ -239,12 +268,16 @@ def _load_average(state: TrainState, tensors: Mapping[str, Tensor], path: Path) 
 
 def _state_tensors(state: TrainState) -> dict[str, Tensor]:
     parameters = state.model.trainable() if state.average else {}
-    kept = {f"parameter.{name}": p.detach().cpu().contiguous() for name, p in parameters.items()}
+    kept = {f"parameter.{name}": _copied(p) for name, p in parameters.items()}
     return kept | {
-        f"{key}.{name}": value.detach().cpu().contiguous()
+        f"{key}.{name}": _copied(value)
         for name, parameter in state.model.trainable().items()
         for key, value in state.optimizer.state.get(parameter, {}).items()
     }
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _named(what: str, names: list[str]) -> str:

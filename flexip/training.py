@@ -1,6 +1,6 @@
 """One training step and everything it needs to be repeated exactly. Knows no launcher."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -135,29 +135,41 @@ def _row_draws(seed: int, shape: tuple[int, ...], steps: int, drops: Drops) -> t
 
 
 def batch_loss(model: Any, batch: Batch) -> Float[Tensor, " B"]:
-    """Weighted denoising loss of each row; `model` is a FlexIP or its DDP wrapper."""
+    """Weighted denoising loss of each row."""
     prediction = model(batch.noisy, batch.timesteps, batch.text, batch.cls, batch.patches, batch.gate, batch.keep)
     return denoising_loss(prediction, batch.truth) * batch.weight
 
 
 def train_step(
-    state: TrainState, batch: Batch, grad_clip: float = 1.0, wrapped: Any = None, precision: Precision = "fp32"
+    state: TrainState,
+    batch: Batch | Sequence[Batch],
+    grad_clip: float = 1.0,
+    reduce: Callable[[Sequence[Tensor]], None] | None = None,
+    precision: Precision = "fp32",
 ) -> Float[Tensor, ""]:
     """One optimiser step; returns the detached mean loss on the device, without waiting for it.
 
     Args:
-        wrapped: the model as a launcher wrapped it (DDP); `state.model` when None.
+        batch: the rows of the step, or several parts of equal size whose gradients are accumulated.
+        reduce: averages the gradients over the processes of the training, in place; None where there is one.
         precision: bf16 computes the prediction in half precision; parameters, loss and averages stay single.
     """
+    parts = [batch] if isinstance(batch, Batch) else batch
+    parameters = list(state.model.trainable().values())
     state.optimizer.zero_grad(set_to_none=True)
-    with arithmetic(batch.noisy.device.type, precision):
-        loss = batch_loss(wrapped or state.model, batch).mean()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(list(state.model.trainable().values()), grad_clip)
+    total = torch.zeros((), device=parts[0].noisy.device)
+    for part in parts:
+        with arithmetic(part.noisy.device.type, precision):
+            loss = batch_loss(state.model, part).mean() / len(parts)
+        loss.backward()
+        total += loss.detach()
+    if reduce:
+        reduce([p.grad for p in parameters if p.grad is not None])
+    torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
     state.optimizer.step()
     state.step += 1
     update_average(state.average, state.model.trainable(), state.ema, state.step)
-    return loss.detach()
+    return total
 
 
 @torch.no_grad()

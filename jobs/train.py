@@ -29,9 +29,11 @@ from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import load
 from jobs.console import UserError, command_line, progress, say, user_mistake
 from jobs.tracking import create_run, history, open_client, run_exists, running, tracking_uri
+from jobs.training.assignment import Assignment
 from jobs.training.config import TrainConfig
+from jobs.training.feeding import families
 from jobs.training.record import RunRecord, open_record
-from jobs.training.worker import Assignment, families, train_worker
+from jobs.training.worker import train_worker
 from pipelines.shards import PairDataset, open_dataset
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ def _assignment(
         noising=load_noising(encoders, load_scheduler_config(encoders.names.base)),
         tracking_uri=uri,
         run_id=record.run_id,
-        progress_file=record.folder / "progress.json",
+        folder=record.folder,
     )
 
 
@@ -157,7 +159,7 @@ def _fit(config: TrainConfig, job: Assignment) -> Path:
     """Run the workers to the end; returns the newest checkpoint's directory in the run's folder."""
     # Logical CPUs of a private Ray only count tasks, so the workers asked for always find a place.
     cluster = config.ray.model_copy(update={"num_cpus": max(config.ray.num_cpus, config.workers + 1)})
-    with ray_session(cluster), _progress_bar(job.progress_file, config.steps), _sigint_kept():
+    with ray_session(cluster), _progress_bar(job.folder / "progress.json", config.steps), _sigint_kept():
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"assignment": job},

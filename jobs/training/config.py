@@ -113,8 +113,18 @@ class TrainConfig(JobConfig):
         default="fp32", description="of the forward pass: fp32, or bf16 where the processor has it; weights stay fp32"
     )
     compiled: bool = Field(default=False, description="torch.compile of the UNet: minutes at the start, then faster")
+    channels_last: bool = Field(
+        default=False, description="keep the UNet's convolutions in NHWC, which tensor cores prefer"
+    )
+    deterministic: bool | None = Field(
+        default=None,
+        description="sum gradients in the order of the ranks: a resumed run repeats bit for bit; none: on CPUs",
+    )
     steps: int = Field(default=1000, ge=1, description="optimizer steps of the whole run")
     batch_size: int = Field(default=16, ge=1, description="rows in a step, over all workers; a multiple of workers")
+    accumulate: int = Field(
+        default=1, ge=1, description="parts that a worker computes its rows of a step in: less memory, the same step"
+    )
     workers: int = Field(default=2, ge=1, description="training processes: gloo on CPUs, NCCL with one GPU each")
     max_failures: int = Field(
         default=3, ge=0, description="times that training resumes after a worker died, before it gives up"
@@ -130,6 +140,11 @@ class TrainConfig(JobConfig):
     def _consistent(self) -> "TrainConfig":
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size = {self.batch_size}: not a multiple of workers = {self.workers}")
+        if self.batch_size % (self.workers * self.accumulate):
+            raise ValueError(
+                f"accumulate = {self.accumulate}: does not divide the {self.batch_size // self.workers} rows of a "
+                f"worker (batch_size = {self.batch_size}, workers = {self.workers})"
+            )
         if self.optimizer.warmup > self.steps:
             raise ValueError(
                 f"optimizer.warmup = {self.optimizer.warmup}: longer than the whole run, steps = {self.steps}"

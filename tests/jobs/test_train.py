@@ -22,7 +22,8 @@ from jobs.config import MLflowConfig, RayConfig
 from jobs.console import UserError
 from jobs.train import TrainResult, run
 from jobs.training.config import AdapterSizes, Mixture, OptimizerConfig, TrainConfig
-from jobs.training.worker import families, learning_rate_schedule, read_features
+from jobs.training.feeding import families, read_features
+from jobs.training.worker import learning_rate_schedule
 from pipelines.shards import DatasetError, open_dataset
 
 STEPS = 6

@@ -1,0 +1,59 @@
+"""What a training says of itself every `log_every` steps; between two logs nothing waits for the device."""
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flexip.reduction import average_over_ranks
+from jobs.console import UserError
+from jobs.tracking import history, log_steps, open_client
+from jobs.training.assignment import Assignment, Place
+
+
+@dataclass
+class StepLog:
+    """Losses stay on the device, one a step, until a flush brings them to the host all at once."""
+
+    job: Assignment
+    place: Place
+    step: int  # of the last flush
+    waited: float = 0.0  # [s] for data since then
+    losses: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._began = time.perf_counter()
+        self._client = open_client(self.job.tracking_uri) if self.place.rank == 0 else None
+        # A resumed run repeats the steps after its checkpoint and finds the same values: those are logged already.
+        logged = history(self._client, self.job.run_id, "loss") if self._client else []
+        self._logged = logged[-1][0] if logged else 0
+
+    def flush(self, step: int) -> None:
+        """Log every step since the last flush. Raises UserError when training has diverged, on every rank alike."""
+        losses = torch.stack(self.losses)
+        average_over_ranks([losses], ordered=True)
+        values = list(enumerate(losses.tolist(), start=self.step + 1))
+        bad = next((pair for pair in values if not math.isfinite(pair[1])), None)
+        if bad:
+            rate = self.job.config.optimizer.learning_rate
+            raise UserError(f"loss is {bad[1]} at step {bad[0]}: lower optimizer.learning_rate = {rate:g}")
+        if self._client:
+            seconds = time.perf_counter() - self._began
+            speed = (step - self.step) * self.job.config.batch_size / seconds
+            self._record(step, values, {"samples_per_second": speed, "data_wait_share": self.waited / seconds})
+        self.step, self.waited, self.losses, self._began = step, 0.0, [], time.perf_counter()
+
+    def _record(self, step: int, losses: list[tuple[int, float]], rates: dict[str, float]) -> None:
+        assert self._client is not None
+        metrics = {"loss": losses} | {key: [(step, value)] for key, value in rates.items()}
+        fresh = {key: [pair for pair in pairs if pair[0] > self._logged] for key, pairs in metrics.items()}
+        log_steps(self._client, self.job.run_id, fresh)
+        seen = {"step": step, "loss": losses[-1][1], "samples_per_second": rates["samples_per_second"]}
+        file = self.job.folder / "progress.json"
+        draft = file.with_suffix(".new")
+        draft.write_text(json.dumps(seen))
+        os.replace(draft, file)
