@@ -16,6 +16,14 @@ class UserError(ValueError):
     """Something the user can put right. The message names the field or file, the value, and what would be right."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ended early and in good order, because a signal asked for it. The message says how to go on."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def say(stage: str, text: str) -> None:
     """Prints one line: the stage's name in a column of its own, then the text. Does not tear a progress bar."""
     tqdm.write(f"{stage:<9} {text}", file=sys.stdout)
@@ -73,6 +81,9 @@ def command_line(main: Callable[[list[str] | None], None]) -> Callable[..., None
         quiet_libraries()
         try:
             main(argv)
+        except Interrupted as stopped:
+            print(stopped, file=sys.stderr)
+            raise SystemExit(stopped.exit_code) from None
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             raise SystemExit(130) from None

@@ -1,5 +1,6 @@
 """What can be set in a training."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,25 +127,26 @@ class TrainConfig(JobConfig):
         default=1, ge=1, description="parts that a worker computes its rows of a step in: less memory, the same step"
     )
     workers: int = Field(default=2, ge=1, description="training processes: gloo on CPUs, NCCL with one GPU each")
+    max_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="elastic: most training processes, where the cluster has room; workers is the fewest; none: fixed",
+    )
     max_failures: int = Field(
         default=3, ge=0, description="times that training resumes after a worker died, before it gives up"
     )
     log_every: int = Field(default=10, ge=1, description="steps between logs; the host waits for the device only then")
     checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
-    checkpoints_kept: int = Field(default=2, ge=1, description="newest checkpoints that stay on disk for resume")
+    checkpoints_kept: int = Field(
+        default=2, ge=1, description="newest checkpoints that stay on disk for resume, beside the best"
+    )
     mlflow: MLflowConfig = Field(default=MLflowConfig(), description="experiment tracking")
     ray: RayConfig = Field(default=RayConfig(), description="where the workers run")
     seed: int = Field(default=0, ge=0, description="of the first weights, the order of samples, noise and dropout")
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size = {self.batch_size}: not a multiple of workers = {self.workers}")
-        if self.batch_size % (self.workers * self.accumulate):
-            raise ValueError(
-                f"accumulate = {self.accumulate}: does not divide the {self.batch_size // self.workers} rows of a "
-                f"worker (batch_size = {self.batch_size}, workers = {self.workers})"
-            )
+        self._check_shares()
         if self.optimizer.warmup > self.steps:
             raise ValueError(
                 f"optimizer.warmup = {self.optimizer.warmup}: longer than the whole run, steps = {self.steps}"
@@ -152,3 +154,24 @@ class TrainConfig(JobConfig):
         if self.mixture.invariant + self.mixture.variant == 0:
             raise ValueError("mixture: both weights are 0; give at least one dataset a weight")
         return self
+
+    @property
+    def worker_counts(self) -> range:
+        """Every number of training processes that may come up."""
+        return range(self.workers, (self.max_workers or self.workers) + 1)
+
+    def _check_shares(self) -> None:
+        if not self.worker_counts:
+            raise ValueError(f"max_workers = {self.max_workers}: below workers = {self.workers}, which is the fewest")
+        odd = [str(count) for count in self.worker_counts if self.batch_size % count]
+        if odd:
+            nearest = -(-self.batch_size // (unit := math.lcm(*self.worker_counts))) * unit
+            raise ValueError(
+                f"batch_size = {self.batch_size}: not a multiple of workers = {', '.join(odd)}; {nearest} would be"
+            )
+        uneven = [count for count in self.worker_counts if self.batch_size // count % self.accumulate]
+        if uneven:
+            raise ValueError(
+                f"accumulate = {self.accumulate}: does not divide the {self.batch_size // uneven[0]} rows of each of "
+                f"{uneven[0]} workers, batch_size = {self.batch_size}"
+            )

@@ -6,7 +6,7 @@ workers, and after a crash could only be brought to row n by reading all before 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +19,7 @@ from jobs.training.assignment import Assignment, Place
 from pipelines.shards import PairDataset
 
 
-def feed(job: Assignment, place: Place, dataset: PairDataset, first: int) -> Iterator[list[Batch]]:
+def feed(job: Assignment, place: Place, dataset: PairDataset, first: int) -> Generator[list[Batch]]:
     """This rank's parts of the global batches `first`, `first + 1`, ... to the last step.
 
     A thread reads one step ahead. Closing the iterator ends it.

@@ -13,6 +13,15 @@ from flexip.reduction import average_over_ranks
 from jobs.console import UserError
 from jobs.tracking import history, log_steps, open_client
 from jobs.training.assignment import Assignment, Place
+from jobs.training.stopping import stop_file
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What all ranks have agreed on at a log."""
+
+    to_stop: bool = False  # save and end: somebody has written the run's stop file
+    to_save: bool = False  # save and go on: the cluster is about to take a machine away
 
 
 @dataclass
@@ -23,6 +32,7 @@ class StepLog:
     place: Place
     step: int  # of the last flush
     waited: float = 0.0  # [s] for data since then
+    stalled: float = 0.0  # [s] for checkpoints since then
     losses: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -32,20 +42,34 @@ class StepLog:
         logged = history(self._client, self.job.run_id, "loss") if self._client else []
         self._logged = logged[-1][0] if logged else 0
 
-    def flush(self, step: int) -> None:
+    def flush(self, step: int) -> Asked:
         """Log every step since the last flush. Raises UserError when training has diverged, on every rank alike."""
-        losses = torch.stack(self.losses)
-        average_over_ranks([losses], ordered=True)
-        values = list(enumerate(losses.tolist(), start=self.step + 1))
+        values, asked = self._agreed()
         bad = next((pair for pair in values if not math.isfinite(pair[1])), None)
         if bad:
             rate = self.job.config.optimizer.learning_rate
             raise UserError(f"loss is {bad[1]} at step {bad[0]}: lower optimizer.learning_rate = {rate:g}")
         if self._client:
             seconds = time.perf_counter() - self._began
-            speed = (step - self.step) * self.job.config.batch_size / seconds
-            self._record(step, values, {"samples_per_second": speed, "data_wait_share": self.waited / seconds})
-        self.step, self.waited, self.losses, self._began = step, 0.0, [], time.perf_counter()
+            rates = {
+                "samples_per_second": (step - self.step) * self.job.config.batch_size / seconds,
+                "data_wait_share": self.waited / seconds,
+                "checkpoint_stall_share": self.stalled / seconds,
+            }
+            self._record(step, values, rates)
+        self.step, self.losses, self._began = step, [], time.perf_counter()
+        self.waited = self.stalled = 0.0
+        return asked
+
+    def _agreed(self) -> tuple[list[tuple[int, float]], Asked]:
+        """(step, mean loss) of every step since the last flush, and the requests: one exchange, one wait."""
+        stop = self.place.rank == 0 and stop_file(self.job.folder).exists()
+        losses = torch.stack(self.losses)
+        flags = torch.tensor([stop, self.place.preempted()], dtype=losses.dtype, device=losses.device)
+        shared = torch.cat([losses, flags])
+        average_over_ranks([shared], ordered=True)
+        *means, stopping, preempted = shared.tolist()
+        return list(enumerate(means, start=self.step + 1)), Asked(stopping > 0, preempted > 0)
 
     def _record(self, step: int, losses: list[tuple[int, float]], rates: dict[str, float]) -> None:
         assert self._client is not None

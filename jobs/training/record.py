@@ -17,6 +17,7 @@ FREE_FIELDS = {
     "dataset",
     "output",
     "workers",
+    "max_workers",
     "compiled",
     "channels_last",
     "deterministic",

@@ -1,9 +1,9 @@
 """What each training process does: its share of every global batch, one step after the other."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import ray.train
 import ray.train.torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from evaluation.baselines import ADAPTERS
-from flexip.checkpoint import load_adapters, load_training_state, save_checkpoint
+from flexip.checkpoint import load_adapters, load_training_state, take_snapshot
 from flexip.encoders import load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.reduction import average_over_ranks, copy_from_first
@@ -21,37 +21,77 @@ from flexip.training import TrainState, new_state, train_step
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import TrainConfig
 from jobs.training.feeding import feed
-from jobs.training.log import StepLog
+from jobs.training.log import Asked, StepLog
+from jobs.training.store import CheckpointWriter, newest
 from pipelines.shards import open_dataset
 
 
 def train_worker(settings: dict[str, Assignment]) -> None:
-    """One rank under Ray Train. Starts from the newest checkpoint that Ray Train knows, else from the seed."""
+    """One rank under Ray Train, which starts it again after a failure or with another number of workers."""
     context = ray.train.get_context()
-    device = str(ray.train.torch.get_device())
-    train(settings["assignment"], Place(context.get_world_rank(), context.get_world_size(), device))
+    place = Place(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=str(ray.train.torch.get_device()),
+        preempted=lambda: ray.train.get_preemption_info() is not None,
+    )
+    train(settings["assignment"], place)
 
 
 def train(job: Assignment, place: Place) -> TrainState:
-    """The loop of one rank; all ranks have joined one `torch.distributed` group where there are several."""
+    """The loop of one rank; all ranks have joined one `torch.distributed` group where there are several.
+
+    Goes on from the newest whole checkpoint in the run's folder; ends at the last step or where a stop was asked for.
+    """
     config = job.config
     state = prepare(job, place)
     schedule = learning_rate_schedule(config, state)
     reduce = gradient_reduction(config, place)
+    writer = CheckpointWriter(job.folder) if place.rank == 0 else None
     log = StepLog(job, place, state.step)
     batches = feed(job, place, open_dataset(config.dataset), state.step)
+    warned = False
     while state.step < config.steps:
         began = time.perf_counter()
         parts = next(batches)
         log.waited += time.perf_counter() - began
         log.losses.append(train_step(state, parts, config.optimizer.grad_clip, reduce, config.precision))
         schedule.step()
-        save = state.step % config.checkpoint_every == 0 or state.step == config.steps
-        if save or state.step % config.log_every == 0:
-            log.flush(state.step)
-        if save:
-            _report(job, state, place.rank)
+        due = checkpoint_due(config, state.step)
+        asked = log.flush(state.step) if due or state.step % config.log_every == 0 else Asked()
+        if writer and (due or asked.to_stop or (asked.to_save and not warned)):
+            log.stalled += _save(job, state, writer, wait=asked.to_stop or asked.to_save or state.step == config.steps)
+        warned = warned or asked.to_save
+        if asked.to_stop:
+            break
+    batches.close()
     return state
+
+
+def checkpoint_due(config: TrainConfig, step: int) -> bool:
+    """Whether a checkpoint is written after this step whatever happens."""
+    return step == config.steps or step % config.checkpoint_every == 0
+
+
+def _save(job: Assignment, state: TrainState, writer: CheckpointWriter, wait: bool) -> float:
+    """Write a checkpoint, behind the training's back unless the process may end soon; returns the seconds it took."""
+    began = time.perf_counter()
+    training = job.config.model_dump(mode="json")
+    snapshot = take_snapshot(
+        state.model, names=job.names, fingerprints=job.fingerprints, training=training, state=state
+    )
+    writer.save(snapshot)
+    if wait:
+        writer.finish()
+    return time.perf_counter() - began
+
+
+def checkpoint_to_resume(folder: Path, place: Place) -> Path | None:
+    """The newest whole checkpoint, chosen by rank 0 for all."""
+    chosen = [newest(folder).path if place.rank == 0 else None]
+    if place.world > 1:
+        torch.distributed.broadcast_object_list(chosen, 0)
+    return chosen[0]
 
 
 def prepare(job: Assignment, place: Place) -> TrainState:
@@ -71,12 +111,11 @@ def prepare(job: Assignment, place: Place) -> TrainState:
     settings = config.optimizer
     copy_from_first(list(model.trainable().values()))
     state = new_state(model, settings.learning_rate, settings.weight_decay, settings.ema)
-    newest = ray.train.get_checkpoint()
-    if newest is None and config.start:
+    earlier = checkpoint_to_resume(job.folder, place)
+    if earlier:
+        load_training_state(state, earlier)
+    elif config.start:
         begin_with(state, config.start)
-    if newest is not None:
-        with newest.as_directory() as folder:
-            load_training_state(state, folder)
     return state
 
 
@@ -110,17 +149,3 @@ def gradient_reduction(config: TrainConfig, place: Place) -> Callable[[Sequence[
 
 def is_ordered(config: TrainConfig, place: Place) -> bool:
     return place.on_cpu if config.deterministic is None else config.deterministic
-
-
-def _report(job: Assignment, state: TrainState, rank: int) -> None:
-    """Hand a checkpoint to Ray Train; every rank has to come here, rank 0 writes."""
-    name, metrics = f"step-{state.step:08d}", {"step": state.step}
-    if rank:
-        ray.train.report(metrics, checkpoint_dir_name=name)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        training = job.config.model_dump(mode="json")
-        save_checkpoint(
-            folder, state.model, names=job.names, fingerprints=job.fingerprints, training=training, state=state
-        )
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)

@@ -103,8 +103,10 @@ def test_gamma_outside_zero_and_one_is_refused():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--batch_size=5", "--workers=2"], "batch_size = 5: not a multiple of workers = 2"),
-        (["--batch_size=8", "--accumulate=3"], "accumulate = 3: does not divide the 4 rows of a worker"),
+        (["--batch_size=5", "--workers=2"], "batch_size = 5: not a multiple of workers = 2; 6 would be"),
+        (["--batch_size=16", "--max_workers=4"], "batch_size = 16: not a multiple of workers = 3; 24 would be"),
+        (["--max_workers=1"], "max_workers = 1: below workers = 2, which is the fewest"),
+        (["--batch_size=8", "--accumulate=3"], "accumulate = 3: does not divide the 4 rows of each of 2 workers"),
         (["--mixture.invariant=0", "--mixture.variant=0"], "mixture: both weights are 0"),
         (["--drops.text=0.9", "--drops.image=0.9"], "drops: text + image + both = 1.85"),
         (["--steps=50", "--optimizer.warmup=51"], "optimizer.warmup = 51: longer than the whole run, steps = 50"),

@@ -1,0 +1,95 @@
+"""From a configuration to what the workers are told: everything that can be wrong is found here, before any starts."""
+
+from typing import TYPE_CHECKING
+
+from flexip.checkpoint import read_config
+from flexip.encoders import EncoderNames, Encoders, load_encoders, load_scheduler_config
+from flexip.rows import DATASETS
+from flexip.training import batch_rows, load_noising
+from jobs.console import UserError, say
+from jobs.tracking import create_run, run_exists
+from jobs.training.assignment import Assignment
+from jobs.training.config import TrainConfig
+from jobs.training.feeding import families
+from jobs.training.record import RunRecord
+from pipelines.shards import PairDataset
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def load_matching_encoders(config: TrainConfig, dataset: PairDataset) -> Encoders:
+    """The frozen encoders, refused unless the dataset's features come from them."""
+    names = config.models.model_dump()
+    try:
+        encoders = load_encoders(EncoderNames(**names))
+    except OSError as error:
+        raise UserError(f"models: {names}: cannot be loaded ({str(error).splitlines()[0]})") from error
+    theirs = dataset.manifest.fingerprints
+    option = {"clip": "clip", "dino": "dino", "hidden": "clip", "text": "base", "vae": "base"}
+    needed = families(config.adapter.detail)
+    if missing := [family for family in needed if family not in theirs]:
+        raise UserError(
+            f"dataset {dataset.root}: has no {missing[0]} features, which adapter.method = {config.adapter.method} "
+            f"needs; curate with --shards.{missing[0]} true"
+        )
+    problems = [
+        f"dataset {dataset.root}: its {family} features come from encoder {theirs.get(family)}, "
+        f"models.{option[family]} = {names[option[family]]} is {encoders.fingerprints[family]}; "
+        "curate again, or name the model it was curated with"
+        for family in needed
+        if theirs.get(family) != encoders.fingerprints[family]
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+    return encoders
+
+
+def check_start(config: TrainConfig, encoders: Encoders) -> None:
+    """Refuses to begin with adapters of another shape, or of other encoders, before any worker starts."""
+    if config.start is None:
+        return
+    stored = read_config(config.start)
+    wanted = config.adapter.model_dump()
+    odd = {key: value for key, value in wanted.items() if stored["architecture"].get(key) != value}
+    if odd:
+        theirs = ", ".join(f"adapter.{key} = {stored['architecture'].get(key)}" for key in odd)
+        raise UserError(f"start = {config.start}: has {theirs}; this run has {', '.join(map(str, odd.values()))}")
+    for family in families(config.adapter.detail):
+        if stored["fingerprints"].get(family) != encoders.fingerprints[family]:
+            raise UserError(
+                f"start = {config.start}: trained on another {family} encoder than the one of models, "
+                f"{encoders.fingerprints[family]}"
+            )
+
+
+def with_mlflow_run(record: RunRecord, config: TrainConfig, client: "MlflowClient") -> RunRecord:
+    """The record with the MLflow run of an earlier start, or a new one where there is none (any more)."""
+    if record.run_id and run_exists(client, record.run_id):
+        return record
+    tags = {"dataset.path": str(config.dataset), "dataset.manifest_sha256": record.identity["dataset manifest"]}
+    params = config.model_dump(mode="json")
+    return record.save(run_id=create_run(client, config.mlflow, config.output, config.name, params, tags))
+
+
+def assignment(
+    config: TrainConfig, dataset: PairDataset, encoders: Encoders, record: RunRecord, uri: str
+) -> Assignment:
+    sizes = {name: dataset.size(name, "train") for name in DATASETS}
+    try:
+        batch_rows(config.seed, 0, 1, sizes, config.mixture.model_dump())
+    except ValueError as error:
+        raise UserError(f"dataset {config.dataset}: {error}; curate more, or change the mixture") from error
+    pairs = ", ".join(f"{size} {name}" for name, size in sizes.items())
+    say("train", f"{config.steps} steps of {config.batch_size} rows, {config.workers} workers, pairs: {pairs}")
+    return Assignment(
+        config=config,
+        names=encoders.names,
+        sizes=sizes,
+        shapes=encoders.shapes,
+        fingerprints=encoders.fingerprints,
+        noising=load_noising(encoders, load_scheduler_config(encoders.names.base)),
+        tracking_uri=uri,
+        run_id=record.run_id,
+        folder=record.folder,
+    )
