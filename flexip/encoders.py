@@ -59,6 +59,15 @@ def load_unet(base: str = "pocket") -> Any:
         return UNet2DConditionModel.from_pretrained(_base_path(base), subfolder="unet")
 
 
+def empty_unet(base: str = "pocket") -> Any:
+    """The base model's UNet2DConditionModel on the meta device: shapes without weights."""
+    from diffusers import UNet2DConditionModel
+
+    config = UNet2DConditionModel.load_config(_base_path(base), subfolder="unet")
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config)
+
+
 def load_scheduler_config(base: str = "pocket") -> dict[str, Any]:
     """The configuration of the base model's noise schedule."""
     from diffusers import DDPMScheduler

@@ -11,6 +11,7 @@ import shutil
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.cluster import ray_session
 from jobs.config import load
@@ -19,11 +20,17 @@ from jobs.tracking import history, open_client, running, tracking_uri
 from jobs.training import store
 from jobs.training.assignment import Assignment
 from jobs.training.config import TrainConfig
+from jobs.training.estimate import describe
 from jobs.training.launch import ProgressFile, launch
+from jobs.training.models import log_findings
 from jobs.training.record import open_record
 from jobs.training.setup import assignment, check_start, load_matching_encoders, with_mlflow_run
 from jobs.training.stopping import stopped_by_signals
+from jobs.training.validation import Validator, kept
 from pipelines.shards import open_dataset
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ def run(config: TrainConfig) -> TrainResult:
         check_start(config, encoders)
         record = with_mlflow_run(record, config, client)
         with running(client, record.run_id):
-            newest = _train(assignment(config, dataset, encoders, record, uri))
+            newest = _train(assignment(config, dataset, encoders, record, uri), client)
         record = record.save(checkpoint=newest.name)
     checkpoint = _publish(record.folder / record.checkpoint, config.output / "checkpoint")
     losses = [value for _, value in history(client, record.run_id, "loss")]
@@ -65,20 +72,21 @@ def run(config: TrainConfig) -> TrainResult:
     return result
 
 
-def _train(job: Assignment) -> Path:
+def _train(job: Assignment, client: "MlflowClient") -> Path:
     """Run the workers to the last step; returns its checkpoint in the run's folder."""
     config = job.config
     _say_where(job)
-    # Logical CPUs of a private Ray only count tasks, so the workers asked for always find a place.
-    most = config.worker_counts[-1]
-    cluster = config.ray.model_copy(update={"num_cpus": max(config.ray.num_cpus, most + 1)})
+    # Logical CPUs of a private Ray only count tasks, so the workers and a validation always find a place.
+    cluster = config.ray.model_copy(update={"num_cpus": max(config.ray.num_cpus, config.worker_counts[-1] + 2)})
+    validator = Validator(job, lambda path, findings: log_findings(client, job, path, findings))
     with ray_session(cluster), stopped_by_signals(job.folder) as request:
         with progress(config.steps, "train", "step") as bar:
             file = ProgressFile(job.folder, bar)
 
             def look() -> None:
                 file.look()
-                store.prune(job.folder, config.checkpoints_kept)
+                validator.look()
+                _prune(job, validator)
 
             launch(job, look, request)
         newest = store.newest(job.folder).path
@@ -88,8 +96,15 @@ def _train(job: Assignment) -> Path:
                 f"stopped at step {step} of {config.steps}; the same command continues run {config.name} from there",
                 request.exit_code,
             )
+        validator.finish()
+        _prune(job, validator)
     assert newest is not None
     return newest
+
+
+def _prune(job: Assignment, validator: Validator) -> None:
+    """Keep the newest, the best, and what is still to be validated."""
+    store.prune(job.folder, job.config.checkpoints_kept, [*kept(job.config, job.folder), *validator.waiting()])
 
 
 def _say_where(job: Assignment) -> None:
@@ -122,7 +137,12 @@ def _summary(result: TrainResult) -> str:
 @command_line
 def main(argv: list[str] | None = None) -> None:
     """The command line; see `--help`."""
-    run(load(TrainConfig, argv, "python -m jobs.train"))
+    config = load(TrainConfig, argv, "python -m jobs.train")
+    if config.dry_run:
+        for line in describe(config, open_dataset(config.dataset)):
+            say("train", line)
+    else:
+        run(config)
 
 
 if __name__ == "__main__":

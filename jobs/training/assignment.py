@@ -19,6 +19,7 @@ class Assignment:
     shapes: dict[str, tuple[int, ...]]  # of one row of each feature family
     fingerprints: dict[str, str]
     noising: Noising
+    flops: int  # of one row, forward and backward
     tracking_uri: str
     run_id: str
     folder: Path  # of the run, on storage that all machines see

@@ -92,6 +92,26 @@ class Mixture(Section):
     variant: float = Field(default=0.5, ge=0, description="weight of the variant dataset")
 
 
+class ValidationConfig(Section):
+    rows: int = Field(default=64, ge=1, description="held-out pairs of each dataset that the loss is measured on")
+    subjects: int = Field(default=4, ge=0, description="held-out subjects of the gate sweep; 0: no sweep")
+    prompts: list[str] = Field(
+        default=["in the snow", "on a beach"],
+        min_length=1,
+        description="what the sweep draws each as; on the command line a comma ends one, in YAML not",
+    )
+    gammas: list[Weight] = Field(
+        default=[0.0, 0.25, 0.5, 0.75, 1.0], min_length=1, description="settings of the dial in the sweep"
+    )
+    steps: int = Field(default=10, ge=1, le=1000, description="denoising steps of the sweep")
+    guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance of the sweep; 1 is without")
+    best: Literal["hypervolume", "loss"] = Field(
+        default="hypervolume",
+        description="what the best checkpoint is the best by: the area that the sweep dominates, or the held-out loss",
+    )
+    gpus: float = Field(default=0.0, ge=0, description="share of a GPU that a validation takes; 0: it runs on a CPU")
+
+
 class TrainConfig(JobConfig):
     """Train the FlexIP adapters on a curated dataset."""
 
@@ -139,6 +159,18 @@ class TrainConfig(JobConfig):
     checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
     checkpoints_kept: int = Field(
         default=2, ge=1, description="newest checkpoints that stay on disk for resume, beside the best"
+    )
+    validate_every: int = Field(
+        default=0, ge=0, description="steps between two validations, each of a checkpoint of its own; 0: none"
+    )
+    validation: ValidationConfig = Field(default=ValidationConfig(), description="what a validation looks at")
+    registered_model: str | None = Field(
+        default=None, description="MLflow registered model that gets the best checkpoint, with the alias champion"
+    )
+    dry_run: bool = Field(default=False, description="print what would be trained and what it costs; train nothing")
+    gpus: int = Field(default=8, ge=1, description="GPUs that the dry run reckons the time for")
+    peak_tflops: float | None = Field(
+        default=None, gt=0, description="of one device [TFLOP/s], for MFU; none: known of A100, H100, H200, else no MFU"
     )
     mlflow: MLflowConfig = Field(default=MLflowConfig(), description="experiment tracking")
     ray: RayConfig = Field(default=RayConfig(), description="where the workers run")

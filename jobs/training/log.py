@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import resource
 import time
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from flexip.cost import peak_of
 from flexip.reduction import average_over_ranks
 from jobs.console import UserError
 from jobs.tracking import history, log_steps, open_client
@@ -37,6 +39,8 @@ class StepLog:
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
+        given = self.job.config.peak_tflops
+        self._peak = given * 1e12 if given else peak_of(self.place.device)
         self._client = open_client(self.job.tracking_uri) if self.place.rank == 0 else None
         # A resumed run repeats the steps after its checkpoint and finds the same values: those are logged already.
         logged = history(self._client, self.job.run_id, "loss") if self._client else []
@@ -51,15 +55,23 @@ class StepLog:
             raise UserError(f"loss is {bad[1]} at step {bad[0]}: lower optimizer.learning_rate = {rate:g}")
         if self._client:
             seconds = time.perf_counter() - self._began
-            rates = {
-                "samples_per_second": (step - self.step) * self.job.config.batch_size / seconds,
-                "data_wait_share": self.waited / seconds,
-                "checkpoint_stall_share": self.stalled / seconds,
-            }
-            self._record(step, values, rates)
+            self._record(step, values, self._rates(step, seconds))
         self.step, self.losses, self._began = step, [], time.perf_counter()
         self.waited = self.stalled = 0.0
         return asked
+
+    def _rates(self, step: int, seconds: float) -> dict[str, float]:
+        """Speeds and shares of the stretch since the last flush; memory and waits are those of rank 0."""
+        speed = (step - self.step) * self.job.config.batch_size / seconds
+        flops = speed * self.job.flops / self.place.world
+        return {
+            "samples_per_second": speed,
+            "data_wait_share": self.waited / seconds,
+            "checkpoint_stall_share": self.stalled / seconds,
+            "memory_gib": peak_memory(self.place.device) / 2**30,
+            "tflops_per_worker": flops / 1e12,
+            **({"mfu": flops / self._peak} if self._peak else {}),
+        }
 
     def _agreed(self) -> tuple[list[tuple[int, float]], Asked]:
         """(step, mean loss) of every step since the last flush, and the requests: one exchange, one wait."""
@@ -81,3 +93,10 @@ class StepLog:
         draft = file.with_suffix(".new")
         draft.write_text(json.dumps(seen))
         os.replace(draft, file)
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes that this process has held: on its GPU, or in main memory where it has none."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

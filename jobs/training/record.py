@@ -26,6 +26,12 @@ FREE_FIELDS = {
     "log_every",
     "checkpoint_every",
     "checkpoints_kept",
+    "validate_every",
+    "validation",
+    "registered_model",
+    "dry_run",
+    "gpus",
+    "peak_tflops",
     "mlflow",
     "ray",
 }

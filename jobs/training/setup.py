@@ -10,7 +10,9 @@ from jobs.console import UserError, say
 from jobs.tracking import create_run, run_exists
 from jobs.training.assignment import Assignment
 from jobs.training.config import TrainConfig
+from jobs.training.estimate import training_cost_of
 from jobs.training.feeding import families
+from jobs.training.models import log_dataset
 from jobs.training.record import RunRecord
 from pipelines.shards import PairDataset
 
@@ -69,7 +71,9 @@ def with_mlflow_run(record: RunRecord, config: TrainConfig, client: "MlflowClien
         return record
     tags = {"dataset.path": str(config.dataset), "dataset.manifest_sha256": record.identity["dataset manifest"]}
     params = config.model_dump(mode="json")
-    return record.save(run_id=create_run(client, config.mlflow, config.output, config.name, params, tags))
+    run_id = create_run(client, config.mlflow, config.output, config.name, params, tags)
+    log_dataset(client, run_id, config.dataset, record.identity["dataset manifest"])
+    return record.save(run_id=run_id)
 
 
 def assignment(
@@ -80,6 +84,10 @@ def assignment(
         batch_rows(config.seed, 0, 1, sizes, config.mixture.model_dump())
     except ValueError as error:
         raise UserError(f"dataset {config.dataset}: {error}; curate more, or change the mixture") from error
+    if config.validate_every and not any(dataset.size(name, "val") for name in DATASETS):
+        raise UserError(
+            f"validate_every = {config.validate_every}: dataset {config.dataset} has no held-out pairs; give 0"
+        )
     pairs = ", ".join(f"{size} {name}" for name, size in sizes.items())
     say("train", f"{config.steps} steps of {config.batch_size} rows, {config.workers} workers, pairs: {pairs}")
     return Assignment(
@@ -89,6 +97,7 @@ def assignment(
         shapes=encoders.shapes,
         fingerprints=encoders.fingerprints,
         noising=load_noising(encoders, load_scheduler_config(encoders.names.base)),
+        flops=training_cost_of(config, encoders.shapes).step,
         tracking_uri=uri,
         run_id=record.run_id,
         folder=record.folder,

@@ -28,11 +28,13 @@ from pipelines.shards import open_dataset
 
 def train_worker(settings: dict[str, Assignment]) -> None:
     """One rank under Ray Train, which starts it again after a failure or with another number of workers."""
-    context = ray.train.get_context()
+    context, device = ray.train.get_context(), str(ray.train.torch.get_device())
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # NCCL sends objects by way of the current one
     place = Place(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        device=str(ray.train.torch.get_device()),
+        device=device,
         preempted=lambda: ray.train.get_preemption_info() is not None,
     )
     train(settings["assignment"], place)
@@ -70,7 +72,8 @@ def train(job: Assignment, place: Place) -> TrainState:
 
 def checkpoint_due(config: TrainConfig, step: int) -> bool:
     """Whether a checkpoint is written after this step whatever happens."""
-    return step == config.steps or step % config.checkpoint_every == 0
+    validated = config.validate_every and step % config.validate_every == 0
+    return step == config.steps or step % config.checkpoint_every == 0 or bool(validated)
 
 
 def _save(job: Assignment, state: TrainState, writer: CheckpointWriter, wait: bool) -> float:

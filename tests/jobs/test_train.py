@@ -21,7 +21,8 @@ from jobs.cluster import ray_session
 from jobs.config import MLflowConfig, RayConfig
 from jobs.console import UserError
 from jobs.train import TrainResult, run
-from jobs.training.config import AdapterSizes, Mixture, OptimizerConfig, TrainConfig
+from jobs.training import store
+from jobs.training.config import AdapterSizes, Mixture, OptimizerConfig, TrainConfig, ValidationConfig
 from jobs.training.feeding import families, read_features
 from jobs.training.worker import learning_rate_schedule
 from pipelines.shards import DatasetError, open_dataset
@@ -57,7 +58,8 @@ def configuration(dataset, output, **changes) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def two_workers(ray_up, dataset, tmp_path_factory) -> tuple[TrainConfig, TrainResult]:
-    config = configuration(dataset, tmp_path_factory.mktemp("two"))
+    validation = ValidationConfig(subjects=0, rows=2)
+    config = configuration(dataset, tmp_path_factory.mktemp("two"), validate_every=4, validation=validation)
     return config, run(config)
 
 
@@ -100,6 +102,17 @@ def test_mlflow_run_is_finished_and_has_each_step_once(two_workers):
     assert (config.output / "mlflow-artifacts").is_dir()  # and not below the working directory
     assert len(result.losses) == STEPS
     assert torch.tensor(result.losses).isfinite().all()
+
+
+def test_checkpoints_are_validated_beside_the_training(two_workers):
+    config, result = two_workers
+    client = MlflowClient(result.tracking_uri)
+    assert [m.step for m in client.get_metric_history(result.run_id, "val_loss")] == [4, 6]
+    folder = config.output / "runs" / config.name
+    assert [store.step_of(path) for path in store.stored(folder)] == [6, 4]
+    keys = {"val_loss", "val_loss_invariant", "val_loss_variant"}
+    assert all(store.scores(path).keys() == keys for path in store.stored(folder))
+    assert not (result.checkpoint / store.SCORES).exists()
 
 
 def test_a_baseline_is_trained_by_the_same_job(ray_up, dataset, tmp_path):

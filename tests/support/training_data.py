@@ -19,9 +19,11 @@ from pipelines.shards import (
 )
 
 
-def write_dataset(root: Path, encoders: Encoders, train: int = 12, val: int = 2, seed: int = 0) -> Path:
-    """`train` + `val` pairs in each of the two datasets; returns the directory."""
-    files = [entry for name in DATASETS for entry in _write_pairs(root, name, encoders, train, val, seed)]
+def write_dataset(
+    root: Path, encoders: Encoders, train: int = 12, val: int = 2, seed: int = 0, reference: bytes = b""
+) -> Path:
+    """`train` + `val` pairs in each of the two datasets, all with one reference picture; returns the directory."""
+    files = [entry for name in DATASETS for entry in _write_pairs(root, name, encoders, train, val, seed, reference)]
     sizes = {name: {"train": train, "val": val, "test": 0} for name in DATASETS}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -38,9 +40,11 @@ def write_dataset(root: Path, encoders: Encoders, train: int = 12, val: int = 2,
     return root
 
 
-def _write_pairs(root: Path, name: DatasetName, encoders: Encoders, train: int, val: int, seed: int) -> list[FileEntry]:
+def _write_pairs(
+    root: Path, name: DatasetName, encoders: Encoders, train: int, val: int, seed: int, reference: bytes
+) -> list[FileEntry]:
     rng = np.random.default_rng([seed, DATASETS.index(name)])
-    pairs = [_pair(name, i, "train" if i < train else "val") for i in range(train + val)]
+    pairs = [_pair(name, i, "train" if i < train else "val", reference) for i in range(train + val)]
     table = pa.Table.from_pylist([vars(pair) for pair in pairs], schema=arrow_schema(PairRow))
     files = [write_table(root, f"{name}/pairs/{part_name(0, '0')}", table)]
     for family, shape in encoders.shapes.items():
@@ -51,7 +55,7 @@ def _write_pairs(root: Path, name: DatasetName, encoders: Encoders, train: int, 
     return files
 
 
-def _pair(dataset: DatasetName, index: int, split: Split) -> PairRow:
+def _pair(dataset: DatasetName, index: int, split: Split, reference: bytes) -> PairRow:
     return PairRow(
         pair_id=f"{dataset}-{index:04d}",
         dataset=dataset,
@@ -59,7 +63,7 @@ def _pair(dataset: DatasetName, index: int, split: Split) -> PairRow:
         cluster=f"cluster-{index}",
         reference_key=f"reference-{index}",
         target_key=f"target-{index}",
-        reference=b"",
+        reference=reference,
         reference_mask=b"",
         target=b"",
         caption="a creature",
