@@ -49,7 +49,8 @@ def stopped_by_signals(folder: Path) -> Iterator[StopRequest]:
         folder.mkdir(parents=True, exist_ok=True)
         stop_file(folder).touch()
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield request
     finally:

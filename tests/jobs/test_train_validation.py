@@ -99,7 +99,8 @@ def assert_logged(client: MlflowClient, job: Assignment, ids: list[str], found: 
     assert any(artifact.path == "images" for artifact in client.list_artifacts(job.run_id))
     from mlflow.artifacts import download_artifacts
 
-    folder = download_artifacts("models:/pocket-adapters@champion", tracking_uri=job.tracking_uri)
+    uri = client.get_model_version_download_uri("pocket-adapters", champion.version)
+    folder = download_artifacts(uri, tracking_uri=job.tracking_uri)
     assert load_checkpoint(Path(folder)).model.config.queries == 2
 
 
