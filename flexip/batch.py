@@ -13,7 +13,7 @@ from flexip.attention import KEYWORD, SubjectConditioning, project_text, regroup
 from flexip.diffusion import guide, predict_original
 from flexip.engine import Engine
 from flexip.request import Request, gate_at
-from flexip.solvers import Schedule, solver_schedule, solver_step
+from flexip.solvers import Schedule, Solver, solver_schedule, solver_step
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Batch:
 
 def admit(engine: Engine, requests: Sequence[Request], keys: Sequence[Hashable]) -> Batch:
     """The requests before their first step: encoders run, and everything is projected for every layer, once."""
-    walks = {(r.solver, r.steps) for r in requests}
+    walks: set[tuple[Solver, int]] = {(r.solver, r.steps) for r in requests}
     schedules = {(s, steps): solver_schedule(engine.pipe.scheduler.config, s, steps) for s, steps in walks}
     latents = initial_noise(engine, requests)
     return Batch(

@@ -63,7 +63,7 @@ def empty_unet(base: str = "pocket") -> Any:
     """The base model's UNet2DConditionModel on the meta device: shapes without weights."""
     from diffusers import UNet2DConditionModel
 
-    config = UNet2DConditionModel.load_config(_base_path(base), subfolder="unet")
+    config: Any = UNet2DConditionModel.load_config(_base_path(base), subfolder="unet")
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(config)
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,7 @@ class Drawing:
         return len(self._batch.rows.request) if self._batch else 0
 
     @torch.inference_mode()
-    def add(self, requests: Mapping[Hashable, Request]) -> None:
+    def add(self, requests: Mapping[Any, Request]) -> None:
         """Begins these, or none of them. Raises what `sample` raises."""
         if not requests:
             return
@@ -70,7 +71,7 @@ class Drawing:
             self._keep([i for i, key in enumerate(self._batch.keys) if key not in keys])
 
     @torch.inference_mode()
-    def step(self) -> dict[Hashable, Rgb]:
+    def step(self) -> dict[Any, Rgb]:
         """One step of every request; the pictures of those whose last it was."""
         if not self._batch:
             return {}

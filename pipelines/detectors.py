@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -84,7 +84,7 @@ def motion(views: Sequence[View], settings: SubjectSettings) -> list[list[Found]
 
 def haar() -> Finder:
     """Frontal faces by OpenCV's bundled cascade (Viola and Jones, CVPR 2001)."""
-    cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"))
+    cascade = cv2.CascadeClassifier(str(Path(cast(Any, cv2).data.haarcascades) / "haarcascade_frontalface_default.xml"))
 
     def find(views: Sequence[View], settings: SubjectSettings) -> list[list[Found]]:
         result = []

@@ -11,28 +11,30 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 LOGGER = logging.getLogger("ray.serve")
 FIRST_GUESS = 1.0  # [s] assumed for an image before one was measured
 
 Row = TypeVar("Row")
 Picture = TypeVar("Picture")
+RowIn = TypeVar("RowIn", contravariant=True)
+PictureOut = TypeVar("PictureOut", covariant=True)
 Ticket = tuple[Row, "asyncio.Future[Picture]"]
 
 
-class Drawing(Protocol[Row, Picture]):
+class Drawing(Protocol[RowIn, PictureOut]):
     """Pictures on their way. All methods block and are called from one thread."""
 
-    def add(self, rows: Mapping[Hashable, Row]) -> None:
+    def add(self, rows: Mapping[Any, RowIn], /) -> None:
         """Begins these; raises when one of them cannot be begun, and then begins none."""
         ...
 
-    def remove(self, keys: Collection[Hashable]) -> None:
+    def remove(self, keys: Collection[Hashable], /) -> None:
         """Gives these up."""
         ...
 
-    def step(self) -> dict[Hashable, Picture]:
+    def step(self) -> Mapping[Any, PictureOut]:
         """One UNet call for all; the pictures that it finished."""
         ...
 
@@ -162,7 +164,7 @@ class Batcher(Generic[Row, Picture]):
         self.counters.calls += 1
         self.counters.drawn += len(running)
         try:
-            return outcomes | self._drawing.step()
+            return {**outcomes, **self._drawing.step()}
         except Exception:
             LOGGER.exception("a UNet call of %d images failed; each is drawn alone", len(running))
         self._drawing = self._new_drawing()

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexip.checkpoint import CONFIG, WEIGHTS
 from jobs.training import store
@@ -33,7 +33,8 @@ def log_findings(client: "MlflowClient", job: Assignment, checkpoint: Path, find
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
-    step, run = store.step_of(checkpoint), client.get_run(job.run_id)
+    step = store.step_of(checkpoint)
+    run: Any = client.get_run(job.run_id)
     tags = {"step": str(step), "checkpoint.path": str(checkpoint)}
     name = f"{job.config.name}-{checkpoint.name}"
     model = client.create_logged_model(run.info.experiment_id, name, job.run_id, tags, model_type="flexip-adapters")

@@ -93,7 +93,7 @@ def _row_seed(seed: int, name: DatasetName, row: int) -> int:
 class Validator:
     """Validates due checkpoints in their order, one at a time; the training never waits for it."""
 
-    def __init__(self, job: Assignment, on_findings: Callable[[Path, Findings], None]):
+    def __init__(self, job: Assignment, on_findings: Callable[[Path, Findings], object]):
         """`on_findings` is called in the thread that looks, once a checkpoint."""
         self._job, self._on_findings = job, on_findings
         self._running: tuple[Path, Any] | None = None
@@ -130,7 +130,7 @@ class Validator:
     def _collect(self, path: Path, task: Any) -> None:
         """A validation that fails costs its own numbers, and a line; not the training."""
         try:
-            findings = ray.get(task)
+            findings: Any = ray.get(task)
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             say("train", f"validation of {path.name} failed, it has no scores: {reason}")

@@ -102,8 +102,9 @@ def _count_rows(engine, monkeypatch) -> dict[str, int]:
     """How many rows the first layer's key projections of text and subject see from now on."""
     name, layer = next(cross_attention_layers(engine.pipe.unet))
     counted = {"text": 0, "subject": 0}
-    ours = engine.model.attention[name.replace(".", "/")]["to_k"]
-    for kind, module in (("text", layer.to_k), ("subject", ours)):
+    of_subject: Any = engine.model.attention[name.replace(".", "/")]
+    modules: dict[str, Any] = {"text": layer.to_k, "subject": of_subject["to_k"]}
+    for kind, module in modules.items():
 
         def forward(states, kind=kind, inner=module.forward):
             of_prompt = kind == "subject" and states.shape[1] == 77  # S, which has a token for each of the prompt's

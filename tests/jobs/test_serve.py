@@ -86,7 +86,7 @@ def test_the_answer_is_what_the_sampler_draws(client, picture, reference, untrai
     from flexip.request import Request
     from flexip.sampler import sample
 
-    request = Request("a creature on a beach", reference, 0.8, 0.3, "dark", 4.0, STEPS, 5)
+    request = Request("a creature on a beach", reference, 0.8, 0.3, "dark", 4.0, STEPS, seed=5)
     (expected,) = sample(load_checkpoint(untrained_checkpoint), [request])
     (found,) = draw(
         client,

@@ -87,7 +87,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert found == tmp_path / "step-00000003"
     assert store.best(tmp_path, "area", largest=False) == tmp_path / "step-00000004"
     assert store.best(tmp_path, "loss", largest=False) is None
-    gone = store.prune(tmp_path, 2, keep=[found])
+    gone = store.prune(tmp_path, 2, keep=[tmp_path / "step-00000003"])
     assert [store.step_of(path) for path in gone] == [4, 2, 1]
     assert [store.step_of(path) for path in store.stored(tmp_path)] == [6, 5, 3]
     assert store.newest(tmp_path).path == tmp_path / "step-00000006"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,8 @@ def assert_logged(client: MlflowClient, job: Assignment, ids: list[str], found: 
     assert logged == pytest.approx(found.metrics)
     digest = open_record(job.config).identity["dataset manifest"]
     assert {metric.dataset_digest for metric in best.metrics} == {digest}
-    [link] = client.get_run(job.run_id).inputs.dataset_inputs
+    run: Any = client.get_run(job.run_id)
+    [link] = run.inputs.dataset_inputs
     assert link.dataset.digest == digest
     champion = client.get_model_version_by_alias("pocket-adapters", "champion")
     assert champion.tags["model_id"] == ids[0]

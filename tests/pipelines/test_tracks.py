@@ -3,6 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,8 +96,8 @@ def test_two_in_one_detection_are_nobodys_next_sight():
     middle = [k for k, frame in enumerate(frames) if box_iou(*(d.box for d in truth(frame)[0])) > 0.1]
     assert middle
     for k in middle:  # as a detector sees them that cannot part what touches
-        both = frames[k].masks.any(axis=0)
-        columns, rows = np.flatnonzero(both.any(0)), np.flatnonzero(both.any(1))
+        both: Any = np.any(frames[k].masks, axis=0)
+        columns, rows = np.flatnonzero(both.any(axis=0)), np.flatnonzero(both.any(axis=-1))
         edges = (columns[0] / SIZE[1], rows[0] / SIZE[0], (columns[-1] + 1) / SIZE[1], (rows[-1] + 1) / SIZE[0])
         box = (float(edges[0]), float(edges[1]), float(edges[2]), float(edges[3]))
         found[k], whose[k] = [Detection(box, both, 1.0)], [9]

@@ -1,6 +1,7 @@
 """Random models of a few thousand weights in the very classes that curation can be told to use, saved to folders."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -38,7 +39,7 @@ def grounding_dino(folder: Path, words: list[str]) -> Path:
 
     torch.manual_seed(0)
     tokenizer = bert_tokenizer(words)
-    swin = SwinConfig(
+    swin = cast(Any, SwinConfig)(
         image_size=64,
         window_size=4,
         embed_dim=16,
