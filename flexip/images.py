@@ -72,9 +72,9 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def encode_png(rgb: Rgb) -> bytes:
-    """PNG bytes, the same bytes for the same pixels."""
-    return _encode(Image.fromarray(rgb), "PNG")
+def encode_png(rgb: Rgb, level: int = -1) -> bytes:
+    """PNG bytes, the same bytes for the same pixels. Level 0..9 is zlib's: 1 for what soon is decoded again."""
+    return _encode(Image.fromarray(rgb), "PNG", compress_level=level)
 
 
 def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:

@@ -48,6 +48,10 @@ class Frame:
     duration: float  # of the whole source [s]; 0 for a still
     image: bytes  # PNG
     neighbour: bytes = b""  # PNG of the frame a moment later, same size: what moved; empty for a still
+    shot: int = 0  # number of its shot in the video
+    tone_mapped: bool = False  # from high dynamic range
+    decoded: int = 0  # frames that were decoded for all those of its source
+    damaged: int = 0  # of them, those that could not be used
 
 
 @dataclass(frozen=True)

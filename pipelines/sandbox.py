@@ -1,22 +1,30 @@
-"""Calls a function in a child process that may hang or die: it is killed, the caller gets an error and goes on.
+"""Calls a function in a child process that may hang, die or eat memory: it is killed, the caller gets an error.
 
 Decoders of foreign bytes abort, loop and leak; none of that may take an actor with it. The child stays alive between
 calls (importing a decoder costs more than decoding a short clip) and is renewed after some, against leaks.
+
+The parent watches the child's resident memory. RLIMIT_AS would count what libraries map and never touch: after its
+imports a decoder's child maps seven times what it holds.
 """
 
 import importlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
+
+WATCH_S = 0.05  # between two looks at the child's memory [s]; in it a process touches a few 100 MB at most
+
 
 class SandboxError(ValueError):
-    """The child was killed or died. `reason` is `timeout` or `died`."""
+    """The child was killed or died. `reason` is `timeout`, `memory` or `died`."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -26,12 +34,14 @@ class SandboxError(ValueError):
 class Sandbox:
     """`Sandbox("package.module:function", timeout_s)(*args)` is that function's result, or its exception.
 
-    Arguments, result and exception cross a pipe pickled. Raises SandboxError at the time limit or when the child dies.
+    Arguments, result and exception cross a pipe pickled. Raises SandboxError at the limits of wall-clock time and
+    resident memory (of the child and its own children), or when the child dies.
     """
 
-    def __init__(self, target: str, timeout_s: float, calls_per_child: int = 100):
+    def __init__(self, target: str, timeout_s: float, calls_per_child: int = 100, memory_mb: int | None = None):
         self.target = target
         self.timeout_s = timeout_s
+        self.memory_mb = memory_mb
         self.calls_per_child = calls_per_child
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
@@ -45,8 +55,7 @@ class Sandbox:
         self._calls += 1
         try:
             self._pipe.send(args)
-            if not self._pipe.poll(self.timeout_s):
-                raise SandboxError("timeout", f"{self.target}: not done after {self.timeout_s:g} s, killed")
+            self._wait(self._pipe, self._child.pid)
             failed, result = self._pipe.recv()
         except SandboxError:
             self.close()
@@ -57,6 +66,16 @@ class Sandbox:
         if failed:
             raise result
         return result
+
+    def _wait(self, pipe: Connection, pid: int) -> None:
+        """Returns when there is an answer, or none will come any more. Raises SandboxError at a limit."""
+        end = time.monotonic() + self.timeout_s
+        while not pipe.poll(max(0.0, min(WATCH_S, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                raise SandboxError("timeout", f"{self.target}: not done after {self.timeout_s:g} s, killed")
+            if self.memory_mb is not None and (held := resident_mb(pid)) > self.memory_mb:
+                limit = f"{held:.0f} MB of resident memory, limit {self.memory_mb} MB"
+                raise SandboxError("memory", f"{self.target}: {limit}, killed")
 
     def close(self) -> int | None:
         """Ends the child; its exit code, negative for a signal, None when there was no child."""
@@ -87,6 +106,15 @@ class Sandbox:
     def __del__(self) -> None:
         with suppress(Exception):  # at interpreter exit anything may be gone already; the child then sees a closed pipe
             self.close()
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process and its children [MB]; 0 when it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return sum(p.memory_info().rss for p in (process, *process.children(recursive=True))) / 2**20
+    except psutil.Error:
+        return 0.0
 
 
 def _serve(function: Callable[..., Any], pipe: Connection) -> None:

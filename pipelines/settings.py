@@ -55,8 +55,32 @@ class FrameSettings(Settings):
         default=0.15, gt=0, description="time from a frame to the neighbour that its motion is measured against [s]"
     )
     max_pixels: float = Field(default=64e6, gt=0, description="a still with more pixels is rejected undecoded")
+    search_frames: int = Field(
+        default=1800,
+        ge=1,
+        description="a video of at most so many frames (a minute) is searched for cuts frame by frame, a longer one "
+        "at keyframes, and at most at so many",
+    )
+    cut_ratio: float = Field(
+        default=3.0, gt=1, description="change of a frame against its surroundings that is a cut (PySceneDetect's)"
+    )
+    cut_change: float = Field(
+        default=15.0, gt=0, description="least mean change of hue, saturation and value of a cut (PySceneDetect's)"
+    )
+    fade_level: float = Field(
+        default=12.0, ge=0, description="mean value of 0..255 below which a shot has faded out (PySceneDetect's)"
+    )
+    keyframe_change: float = Field(
+        default=27.0, gt=0, description="as cut_change, between keyframes (PySceneDetect's ContentDetector)"
+    )
+    damaged_max: float = Field(
+        default=0.1, ge=0, le=1, description="a video of which a larger part of the frames is damaged is quarantined"
+    )
     timeout_s: float = Field(
         default=60, gt=0, description="wall-clock limit of decoding one video [s]; then it is killed"
+    )
+    memory_mb: int = Field(
+        default=2048, ge=64, description="resident memory that decoding one video may take [MB]; then it is killed"
     )
 
 
@@ -108,14 +132,11 @@ class SubjectSettings(Settings):
     static_camera: float = Field(
         default=0.012, gt=0, description="background change between frames below which the camera stands still, 0..1"
     )
-    cut_distance: float = Field(
-        default=0.52,
-        gt=0,
-        le=2,
-        description="change between successive frames that counts as a cut: tracks end there, 0..1.35",
-    )
     timeout_s: float = Field(
         default=120, gt=0, description="wall-clock limit of finding the subjects of one clip [s]; then it is killed"
+    )
+    memory_mb: int = Field(
+        default=2048, ge=64, description="resident memory that finding them may take without pretrained weights [MB]"
     )
     track_distance: float = Field(
         default=0.6,

@@ -17,13 +17,14 @@ from flexip.rows import PairRow, Status, SubjectRow, subject_key
 from pipelines import captions, filters, storage
 from pipelines.crops import cut_out, frame_mask, target_square
 from pipelines.pairs import PairMaker, subjects_of
+from pipelines.probe import MediaError
 from pipelines.records import Crop, Frame, Source, StageCount
 from pipelines.sandbox import SandboxError
 from pipelines.settings import CurationSettings, FrameSettings
-from pipelines.subjects import Detection, Detector, View, shots, working_view
+from pipelines.subjects import Detection, Detector, View, working_view
 from pipelines.tools import Tools, open_tools
 from pipelines.tracks import follow
-from pipelines.video import MediaError, reduced_size
+from pipelines.video import reduced_size
 
 Result = TypeVar("Result")
 THUMBNAIL = 112  # longer side of the picture that is kept of a rejected frame [px]
@@ -70,7 +71,7 @@ def read_still(source: Source, settings: FrameSettings) -> Frame:
         raise ImageError("too_many_bytes", str(error)) from error
     rgb = decode_image(data, max_pixels=settings.max_pixels)
     small = resize(rgb, reduced_size(rgb.shape[0], rgb.shape[1], settings.max_side))
-    return Frame(source.uri, source.sha256, 0, 0.0, 0.0, encode_png(small))
+    return Frame(source.uri, source.sha256, 0, 0.0, 0.0, encode_png(small, level=1))
 
 
 def _read_local(
@@ -86,7 +87,7 @@ def find_subjects(
 ) -> tuple[list[SubjectRow], list[Crop]]:
     """Rows of every source, frame and subject of a clip, and the crops of the accepted subjects in the rows' order."""
     by_hash = {source.sha256: source for source in sources}
-    rows = [source_row(s, cluster, sum(f.source_hash == s.sha256 for f in frames)) for s in sources]
+    rows = [source_row(s, cluster, [f for f in frames if f.source_hash == s.sha256]) for s in sources]
     crops: list[Crop] = []
     good: list[tuple[Frame, Rgb]] = []
     measured: dict[Frame, dict[str, float]] = {}
@@ -229,8 +230,8 @@ def thumbnail(image: bytes) -> bytes:
     return encode_jpeg(resize(rgb, reduced_size(rgb.shape[0], rgb.shape[1], THUMBNAIL)), 80)
 
 
-def source_row(source: Source, cluster: str = "", frames: int = 0) -> SubjectRow:
-    """A source's own row, with the number of its frames among the scores."""
+def source_row(source: Source, cluster: str = "", frames: Sequence[Frame] = ()) -> SubjectRow:
+    """A source's own row; among its scores how many frames it gave, and how many were decoded for them."""
     return SubjectRow(
         key=subject_key(f"{source.sha256}:{source.uri}", -1, []),  # the uri keeps duplicates apart
         source=source.uri,
@@ -243,7 +244,12 @@ def source_row(source: Source, cluster: str = "", frames: int = 0) -> SubjectRow
         consent=source.consent,
         provenance=source.provenance,
         cluster=cluster,
-        scores={"bytes": float(source.bytes), "frames": float(frames)},
+        scores={
+            "bytes": float(source.bytes),
+            "frames": float(len(frames)),
+            "decoded": float(frames[0].decoded if frames else 0),
+            "damaged": float(frames[0].damaged if frames else 0),
+        },
     )
 
 
@@ -270,7 +276,8 @@ def _detect(
         found = [detect([view], options)[0][:1] for view in views]
         return [(good, found, [[0] * len(d) for d in found])] if good else []
     result = []
-    for shot in shots([view.image for view in views], options.cut_distance) if views else []:
+    for _, group in itertools.groupby(range(len(views)), key=lambda i: good[i][0].shot):
+        shot = list(group)
         found = detect([views[i] for i in shot], options)
         tracks = follow(found, [views[i].image for i in shot], options)
         result.append(([good[i] for i in shot], found, tracks))
@@ -297,7 +304,13 @@ def _frame_row(frame: Frame, source: Source, cluster: str, reason: str, scores: 
         timestamp=frame.timestamp,
         cluster=cluster,
         frame=thumbnail(frame.image) if reason else frame.image,
-        scores={"subjects": 0.0, "duration": frame.duration, **scores},
+        scores={
+            "subjects": 0.0,
+            "duration": frame.duration,
+            "shot": float(frame.shot),
+            "tone_mapped": float(frame.tone_mapped),
+            **scores,
+        },
     )
 
 

@@ -4,7 +4,6 @@ A detector is any function `(views, settings) -> one list of Detection per view`
 stands out from the border of the frame, and rather what also moves against the camera. Others: detectors.py.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -107,27 +106,6 @@ def working_view(image: Rgb, neighbour: Rgb | None, side: int) -> View:
     scale = min(1.0, side / max(image.shape[:2]))
     size = (max(8, round(image.shape[0] * scale)), max(8, round(image.shape[1] * scale)))
     return View(resize(image, size), None if neighbour is None else resize(neighbour, size))
-
-
-def shots(images: Sequence[Rgb], cut_distance: float) -> list[range]:
-    """Frames split where the picture changes at once, as ranges of indices."""
-    cuts = [i for i in range(1, len(images)) if change(images[i - 1], images[i]) > cut_distance]
-    edges = [0, *cuts, len(images)]
-    return [range(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def change(before: Rgb, after: Rgb) -> float:
-    """How far two frames differ in composition, and a little in colour: 0 the same, above about a half a cut.
-
-    Composition is the correlation of thumbnails, which a fade or a change of light leaves as it is.
-    """
-    a, b = (
-        cv2.resize(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), (16, 12), interpolation=cv2.INTER_AREA) for i in (before, after)
-    )
-    a, b = (x.astype(np.float64) - x.mean() for x in (a, b))
-    strength = float(np.sqrt((a * a).mean() * (b * b).mean()))
-    same = 1.0 if strength < 1.0 else float((a * b).mean()) / strength  # empty frames have no composition to change
-    return 1 - max(same, 0.0) + 0.35 * histogram_distance(colour_histogram(before), colour_histogram(after))
 
 
 def box_iou(a: Box | Sequence[float], b: Box | Sequence[float]) -> float:

@@ -48,7 +48,9 @@ class ReadFrames:
 
     def __init__(self, settings: CurationSettings):
         self.settings = settings.frames
-        self.read_video = Sandbox("pipelines.video:read_video", settings.frames.timeout_s)
+        self.read_video = Sandbox(
+            "pipelines.video:read_video", settings.frames.timeout_s, memory_mb=settings.frames.memory_mb
+        )
 
     def __call__(self, row: Row) -> Row:
         began = time.perf_counter()
@@ -63,7 +65,8 @@ class FindSubjects:
         self.settings, self.gpu = run.settings, run.gpu and pretrained.on_torch(run.settings)
         heavy = bool(pretrained.needed(run.settings))
         # The child holds the weights; one that has none is renewed now and then, against leaks.
-        self.search = Sandbox("pipelines.stages:search_clip", LOADING_S, 10_000 if heavy else 100)
+        memory_mb = None if heavy else run.settings.subjects.memory_mb  # weights take what they take
+        self.search = Sandbox("pipelines.stages:search_clip", LOADING_S, 10_000 if heavy else 100, memory_mb)
         if heavy:
             if pretrained.fingerprints(run.settings) != run.info["tools"]:
                 raise DatasetError("the weights of a detector, masker or captioner have changed since this run began")
