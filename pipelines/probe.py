@@ -115,12 +115,14 @@ def probe(path: str) -> VideoInfo:
             if not streams:
                 raise MediaError("no_video_stream", f"{path}: no video stream in it")
             timeline = _timeline(container, streams[0])
+            promised = bool(streams[0].frames or streams[0].duration)
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         if _looks_like_video(path):
             raise MediaError("truncated", f"{path}: a video whose index is missing or damaged ({error})") from error
         raise MediaError("not_a_video", f"{path}: not a video ({error})") from error
     if not len(timeline.times):
-        raise MediaError("undecodable", f"{path}: its video stream holds no frame")
+        reason = "truncated" if promised else "undecodable"
+        raise MediaError(reason, f"{path}: its video stream holds no frame")
     with av.open(path) as container:
         return _describe(container, timeline)
 

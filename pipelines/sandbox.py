@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 WATCH_S = 0.05  # between two looks at the child's memory [s]; in it a process touches a few 100 MB at most
+START_S = 300.0  # for a child to start and import, on a machine that is busy [s]
 
 
 class SandboxError(ValueError):
@@ -48,14 +49,18 @@ class Sandbox:
         self._calls = 0
 
     def __call__(self, *args: Any) -> Any:
-        if self._child is None or self._calls >= self.calls_per_child:
+        fresh = self._child is None or self._calls >= self.calls_per_child
+        if fresh:
             self._start()
         assert self._child is not None
         assert self._pipe is not None
         self._calls += 1
         try:
+            if fresh:
+                self._wait(self._pipe, self._child.pid, START_S)
+                self._pipe.recv()  # it has imported what it needs: that does not count as the call's time
             self._pipe.send(args)
-            self._wait(self._pipe, self._child.pid)
+            self._wait(self._pipe, self._child.pid, self.timeout_s)
             failed, result = self._pipe.recv()
         except SandboxError:
             self.close()
@@ -67,12 +72,12 @@ class Sandbox:
             raise result
         return result
 
-    def _wait(self, pipe: Connection, pid: int) -> None:
+    def _wait(self, pipe: Connection, pid: int, limit_s: float) -> None:
         """Returns when there is an answer, or none will come any more. Raises SandboxError at a limit."""
-        end = time.monotonic() + self.timeout_s
+        end = time.monotonic() + limit_s
         while not pipe.poll(max(0.0, min(WATCH_S, end - time.monotonic()))):
             if time.monotonic() >= end:
-                raise SandboxError("timeout", f"{self.target}: not done after {self.timeout_s:g} s, killed")
+                raise SandboxError("timeout", f"{self.target}: not done after {limit_s:g} s, killed")
             if self.memory_mb is not None and (held := resident_mb(pid)) > self.memory_mb:
                 limit = f"{held:.0f} MB of resident memory, limit {self.memory_mb} MB"
                 raise SandboxError("memory", f"{self.target}: {limit}, killed")
@@ -118,7 +123,8 @@ def resident_mb(pid: int) -> float:
 
 
 def _serve(function: Callable[..., Any], pipe: Connection) -> None:
-    """Answer calls until the other end is closed."""
+    """Say that it is ready, then answer calls until the other end is closed."""
+    pipe.send(None)
     while True:
         try:
             args = pipe.recv()
@@ -128,7 +134,10 @@ def _serve(function: Callable[..., Any], pipe: Connection) -> None:
             answer = (False, function(*args))
         except Exception as error:  # whatever the function raises is the caller's to handle
             answer = (True, error)
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except Exception as error:  # it does not pickle; nothing of it went through the pipe
+            pipe.send((True, TypeError(f"{type(answer[1]).__name__} cannot leave the sandbox: {error}")))
 
 
 if __name__ == "__main__":

@@ -125,16 +125,20 @@ def read_decord(path: str, info: VideoInfo, indices: Sequence[int], size: Size) 
 
 def read_pyav(path: str, info: VideoInfo, indices: Sequence[int], size: Size) -> dict[int, Rgb]:
     """As `read_decord`: decodes from the keyframe before each wanted frame, or onwards from the last one."""
-    reducer, pictures, timeline = Reducer(info, size), dict[int, Rgb](), info.timeline
+    reducer, pictures, keys = Reducer(info, size), dict[int, Rgb](), info.timeline.keys
     with av.open(path) as container:
         stream = _open(container, info)
-        frames, key = _indexed(container, stream, info), 0
+        frames, key, exact = _indexed(container, stream, info), 0, bool(len(info.timeline.stamps))
         for index in indices:
-            start = int(timeline.keys[timeline.keys <= index].max(initial=0))
-            if start > key and len(timeline.stamps):
-                container.seek(int(timeline.stamps[start]), stream=stream)
+            start = int(keys[keys <= index].max(initial=0))
+            if exact and start > key:
+                container.seek(int(info.timeline.stamps[start]), stream=stream)
                 frames, key = _indexed(container, stream, info), start
             found = next((entry for entry in frames if entry[0] >= index), None)
+            if exact and start > 0 and found is not None and found[0] > index:  # it came out too late, as in MPEG-TS
+                container.seek(0, any_frame=False)
+                frames, exact = _indexed(container, stream, info), False
+                found = next((entry for entry in frames if entry[0] >= index), None)
             if found is not None and found[0] == index and found[2]:
                 pictures[index] = reducer.picture(found[1])
     return pictures
@@ -143,7 +147,10 @@ def read_pyav(path: str, info: VideoInfo, indices: Sequence[int], size: Size) ->
 def decode(
     path: str, info: VideoInfo, only: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-    """(index, frame, whether it is sound) in the order of display; `only` some keyframes' packets are decoded."""
+    """(index, frame, whether it is sound) in the order of display; `only` some keyframes' packets are decoded.
+
+    For a packet that cannot be decoded there is an unsound frame of index -1, which must not be looked at.
+    """
     with av.open(path) as container:
         stream = _open(container, info)
         if only is None:
@@ -160,9 +167,11 @@ def decode(
 def _indexed(container: Any, stream: Any, info: VideoInfo, wanted: Any = None) -> Iterator[Any]:
     """Decoded frames with their indices. After damage, frames count as unsound up to the next keyframe."""
     index_of, counted, sound = info.timeline.index, -1, True
-    for frame in _frames_of(container, stream, wanted):
+    keyed = bool(len(info.timeline.keys))
+    for frame in _frames_of(container, stream, keyed, wanted):
         if frame is None:
             sound = False
+            yield -1, None, False
             continue
         counted += 1
         index = index_of.get(frame.pts, -1) if index_of else counted
@@ -171,16 +180,21 @@ def _indexed(container: Any, stream: Any, info: VideoInfo, wanted: Any = None) -
             yield index, frame, sound
 
 
-def _frames_of(container: Any, stream: Any, wanted: Any) -> Iterator[av.VideoFrame | None]:
-    """Frames of the wanted packets; None where a packet could not be decoded."""
-    packets = container.demux(stream)
+def _frames_of(container: Any, stream: Any, keyed: bool, wanted: Any) -> Iterator[av.VideoFrame | None]:
+    """Frames of the wanted packets from the first keyframe on; None where a packet could not be decoded."""
+    packets, started = container.demux(stream), not keyed
     while True:
         try:
             packet = next(packets, None)
         except av.error.FFmpegError:  # the file is damaged here: what the decoder still holds comes out
             packet = None
-        if packet is not None and packet.size and wanted is not None and not wanted(packet):
-            continue
+        if packet is not None and packet.size:
+            started = started or packet.is_keyframe
+            if not started or (wanted is not None and not wanted(packet)):
+                continue
+            if packet.is_corrupt:  # a transport stream that lost some of it
+                yield None
+                continue
         try:
             yield from stream.decode(packet)
         except av.error.EOFError:
@@ -194,6 +208,7 @@ def _frames_of(container: Any, stream: Any, wanted: Any) -> Iterator[av.VideoFra
 def _open(container: Any, info: VideoInfo) -> Any:
     stream = container.streams[info.stream]
     stream.codec_context.thread_count = 1  # parallelism comes from processes
+    stream.codec_context.options = {"err_detect": "explode"}  # else damage is painted over without a word
     return stream
 
 
@@ -274,12 +289,13 @@ def _check_complete(path: str, info: VideoInfo, footage: Footage, settings: Fram
     times = info.timeline.times
     step = float(times[-1]) / max(1, len(times) - 1)
     promised = max(info.duration, float(times[-1]) + step)
-    if not footage.pictures and not footage.damaged:
-        raise MediaError("undecodable", f"{path}: not one of its frames can be decoded")
-    if footage.end + step < 0.9 * promised - 0.5:
-        raise MediaError("truncated", f"{path}: only {footage.end + step:.1f} of {promised:.1f} s are there")
-    if not footage.chosen or footage.damaged > settings.damaged_max * footage.decoded:
-        raise MediaError("damaged", f"{path}: {footage.damaged} of {footage.decoded} frames are damaged")
+    for end in (float(times[-1]), footage.end):
+        if end + step < 0.9 * promised - 0.5:
+            raise MediaError("truncated", f"{path}: only {end + step:.1f} of {promised:.1f} s are there")
+        if footage.damaged > settings.damaged_max * footage.decoded:
+            raise MediaError("damaged", f"{path}: {footage.damaged} of {footage.decoded} frames are damaged")
+    if not footage.chosen:
+        raise MediaError("undecodable", f"{path}: none of the frames that were looked at can be decoded")
 
 
 def _frames(source: Source, info: VideoInfo, footage: Footage) -> list[Frame]:

@@ -7,7 +7,7 @@ from flexip.pocket.video import VIDEO_SIZE as SIZE
 from flexip.pocket.video import film
 from flexip.pocket.world import random_picture, render
 from pipelines.settings import SubjectSettings
-from pipelines.subjects import box_iou, detect, shots, working_view
+from pipelines.subjects import box_iou, detect, working_view
 from pipelines.tracks import follow
 
 SETTINGS = SubjectSettings()
@@ -57,15 +57,6 @@ def test_the_same_picture_gives_the_same_mask():
 
 def test_plain_picture_has_no_subject():
     assert detect([working_view(np.full((120, 160, 3), 77, np.uint8), None, 160)], SETTINGS) == [[]]
-
-
-def test_a_cut_ends_a_shot_and_a_fade_does_not():
-    rng = np.random.default_rng(9)
-    first = render(dataclasses.replace(random_picture(rng), scene="beach", style="flat"), SIZE).image
-    other = render(dataclasses.replace(random_picture(rng, creatures=3), scene="city", style="night"), SIZE).image
-    assert shots([first, first, other, other], SETTINGS.cut_distance) == [range(0, 2), range(2, 4)]
-    faded = (first * 0.5).astype(np.uint8)
-    assert shots([first, faded], SETTINGS.cut_distance) == [range(0, 2)]
 
 
 def test_two_creatures_that_swap_places_keep_their_tracks():
