@@ -42,7 +42,7 @@ def display_light(transfer: Transfer) -> Float32[np.ndarray, " 65536"]:
 
 
 def rolled_off(light: np.ndarray) -> np.ndarray:
-    """Light [cd/m2] up to PEAK brought below SDR_WHITE: the Hermite spline of ITU-R BT.2390, 5.4.1, in the PQ domain."""
+    """Light [cd/m2] up to PEAK brought below SDR_WHITE: the spline of ITU-R BT.2390, 5.4.1, in the PQ domain."""
     peak = pq_signal(np.array(PEAK))
     value = np.minimum(pq_signal(light) / peak, 1.0)
     most = pq_signal(np.array(SDR_WHITE)) / peak

@@ -59,7 +59,7 @@ def test_probe_tells_what_matters_about_each_film(film):
 
 
 def test_decord_is_right_wherever_it_is_trusted(film):
-    recipe, path = film
+    _, path = film
     info = probe(str(path))
     size = reduced_size(info.height, info.width, 512)
     wanted = sorted({0, *range(3, info.frames, 7)})

@@ -1,4 +1,4 @@
-"""A folder of inputs as they come from the wild: every kind of spoilt, odd or hostile file, with what must become of it.
+"""Inputs as they come from the wild: every kind of spoilt, odd or hostile file, with what must become of it.
 
 All are made here; none is a copy of somebody's file.
 """
