@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import av
 import av.error
+import av.stream
 import numpy as np
 from jaxtyping import Float64, Int64
 

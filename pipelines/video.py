@@ -174,7 +174,7 @@ def _indexed(container: Any, stream: Any, info: VideoInfo, wanted: Any = None) -
             yield -1, None, False
             continue
         counted += 1
-        index = index_of.get(frame.pts, -1) if index_of else counted
+        index = index_of.get(-1 if frame.pts is None else frame.pts, -1) if index_of else counted
         sound = not frame.is_corrupt and (sound or bool(frame.key_frame))
         if 0 <= index < info.frames:
             yield index, frame, sound

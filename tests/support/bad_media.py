@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.stream
 import numpy as np
 from numbered_video import FILMS, X264, Film, missing_encoder
 from PIL import Image
