@@ -117,5 +117,8 @@ def test_curation_counts_them_all_and_goes_on(curation_ray, corpus, tmp_path):
     table = pads.dataset(tmp_path / "dataset" / "subjects").to_table(["source", "unit", "status", "reason"])
     states = {r["source"]: (r["status"], r["reason"]) for r in table.to_pylist() if r["unit"] == "source"}
     listed = [case for case in ALL if (corpus / case.name).exists()]  # a dangling link is not listed
-    assert {case.name: states[case.name] for case in listed} == {c.name: (c.status, c.reason) for c in listed}
+    costly = {"eats memory.mov": "memory", "takes for ever.mp4": "timeout"}  # on a busy machine time may end first
+    assert {states[name] for name in costly} <= {("quarantined", reason) for reason in costly.values()}
+    for case in listed:
+        assert case.name in costly or states[case.name] == (case.status, case.reason), case.name
     assert manifest.counts["source"]["inputs"] == len(listed) + 6
