@@ -16,6 +16,7 @@ from pipelines.sandbox import Sandbox
 from pipelines.settings import CurationSettings, FrameSettings, InputSettings, PairSettings
 from pipelines.sources import read_hash, reject_duplicates
 from pipelines.stages import find_or_quarantine, find_subjects, read_frames, source_row
+from pipelines.tools import Tools
 from pipelines.video import read_video
 
 LIMITS = FrameSettings(memory_mb=900, per_video=3, timeout_s=600)
@@ -69,7 +70,7 @@ def test_each_input_ends_as_it_should(judged, case):
 def test_sums_equal_the_inputs_at_the_levels_of_sources_and_frames(judged):
     sources, frames = judged
     settings, rows = CurationSettings(input=InputSettings(path=".")), []
-    nothing = partial(find_subjects, detect=lambda views, options: [[] for _ in views])
+    nothing = partial(find_subjects, tools=Tools(detect=lambda views, options: [[] for _ in views]))
     for name, source in sources.items():
         if source.status == "accepted":
             rows += find_or_quarantine(name, [source], frames, settings, nothing)[0]
