@@ -4,6 +4,7 @@ All are made here; none is a copy of somebody's file.
 """
 
 import io
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -65,8 +66,12 @@ def _damaged() -> list[Case]:
         Case("sound only.mp4", sound, "rejected", "no_video_stream"),
         Case("cover art.mp4", _cover_art, "rejected", "no_video_stream"),
         Case("dangling.mp4", lambda path: path.symlink_to("nowhere.mp4"), "quarantined", "unreadable"),
-        Case("zz copy.mp4", film, "rejected", "duplicate"),  # of "film h264 mp4.mp4", which sorts before it
+        Case("zz copy.mp4", _copy_of("film h264 mp4.mp4"), "rejected", "duplicate"),
     ]
+
+
+def _copy_of(name: str) -> Callable[[Path], object]:
+    return lambda path: shutil.copyfile(path.with_name(name), path)
 
 
 def _odd_videos() -> list[Case]:
