@@ -80,7 +80,9 @@ class FrameSettings(Settings):
         default=0.2, ge=0, le=1, description="a video of which a larger part of the frames is damaged is quarantined"
     )
     timeout_s: float = Field(
-        default=60, gt=0, description="wall-clock limit of decoding one video [s]; then it is killed"
+        default=240,
+        gt=0,
+        description="wall-clock limit of decoding one video [s]; then it is killed (1800 frames of 4K take 52 s)",
     )
     memory_mb: int = Field(
         default=2048, ge=64, description="resident memory that decoding one video may take [MB]; then it is killed"

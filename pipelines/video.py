@@ -22,7 +22,7 @@ from pipelines.settings import FrameSettings
 from pipelines.shots import THUMBNAIL_SIDE, CutFinder, choose, keyframe_cuts, shot_of
 
 Size = tuple[int, int]  # height, width [px] as shown
-SPARE = 2  # candidates for each wanted frame: some lie at cuts or in damaged stretches
+SPARE = 3  # candidates for each wanted frame, for some lie at cuts or are damaged; odd: the middle one is among them
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def test_candidates_are_sorted_inside_and_unique(tmp_path):
     info = probe(str(replace(X264, frames=30).write(tmp_path / "v.mp4")))
     found = candidate_frames(info, np.arange(30), FrameSettings(per_video=8))
     assert [i for i, _ in found] == sorted({i for i, _ in found})
-    assert len(found) == 16
+    assert len(found) == 24
     assert all(0 <= n < 30 and abs(n - i) == 4 for i, n in found), "0.15 s at 25 frames a second, rounded up"
     assert len(candidate_frames(info, np.arange(3), FrameSettings())) == 3
 
