@@ -4,7 +4,7 @@ import asyncio
 import base64
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -80,7 +80,7 @@ async def _draw(
 ) -> ImagesResponse:
     rows = to_rows(request, reference, served)
     images = await batcher.submit(rows)
-    encode: Callable[[Rgb], bytes] = encode_png if request.output_format == "png" else encode_jpeg
+    encode: Any = encode_png if request.output_format == "png" else encode_jpeg
     files = await asyncio.gather(*(run_in_threadpool(encode, image) for image in images))
     data = [
         ImageData(b64_json=base64.b64encode(file).decode(), seed=row.seed)
