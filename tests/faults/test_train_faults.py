@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -208,23 +207,3 @@ def test_divergence_ends_in_one_line_and_a_failed_run(launch, tmp_path):
     assert "lower optimizer.learning_rate = 1e+30" in last
     assert "Traceback" not in errors
     assert the_run(tmp_path)[1].info.status == "FAILED"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_a_checkpoint_and_the_same_command_continues(launch, quiet, tmp_path, number):
-    training = launch(tmp_path)
-    training.wait_for_step(13)
-    training.process.send_signal(number)
-    code, errors = training.finish()
-    assert code == 128 + number, errors
-    last = errors.strip().splitlines()[-1]
-    found = re.fullmatch(r"stopped at step (\d+) of 40; the same command continues run flexip from there", last)
-    assert found, errors
-    assert (training.run_folder / f"step-{int(found[1]):08d}").is_dir()
-    assert "Traceback" not in errors
-    assert the_run(tmp_path)[1].info.status == "KILLED"
-    assert not (tmp_path / "checkpoint").exists()
-    assert not marked(training.mark)
-    code, errors = launch(tmp_path).finish()
-    assert code == 0, errors
-    assert_same_result(tmp_path, quiet)
