@@ -165,7 +165,7 @@ class Batcher(Generic[Row, Picture]):
         self.counters.drawn += len(running)
         try:
             return {**outcomes, **self._drawing.step()}
-        except Exception:
+        except Exception:  # of whatever kind: it is logged, and below every row gets its own picture or its own error
             LOGGER.exception("a UNet call of %d images failed; each is drawn alone", len(running))
         self._drawing = self._new_drawing()
         return outcomes | {key: self._alone(key, row) for key, row in running.items()}

@@ -3,16 +3,14 @@
 import io
 import json
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow.dataset as pads
 import pytest
+from bad_media import bomb, sound
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -63,24 +61,7 @@ def spoil(folder: Path) -> None:
     Image.new("RGB", (1, 1)).save(dot, "PNG")
     (folder / "dot.png").write_bytes(dot.getvalue())
     (folder / "bomb.png").write_bytes(bomb(60_000))
-    with av.open(str(folder / "sound.mp4"), "w") as out:
-        stream = out.add_stream("aac", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-
-
-def bomb(side: int) -> bytes:
-    """A few hundred bytes of PNG that claim side x side pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(4096))) + chunk(b"IEND", b"")
-    )
+    sound(folder / "sound.mp4")
 
 
 @pytest.fixture(scope="module")
