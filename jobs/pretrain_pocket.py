@@ -17,7 +17,7 @@ from pydantic import Field
 from flexip.pocket import weights_path
 from flexip.pocket.models import save_random, total_bytes
 from flexip.pocket.oracle import ORACLES
-from flexip.pocket.pretrain import Budget, Report, Workshop
+from flexip.pocket.pretrain import Budget, OptimizerName, Report, Workshop
 from flexip.pocket.pretrain_clip import train_clip
 from flexip.pocket.pretrain_data import Renders, load_renders
 from flexip.pocket.pretrain_dino import train_dino
@@ -42,10 +42,11 @@ class StageConfig(Section):
     steps: int | None = Field(default=None, ge=1, description="train this many steps, whatever the clock says")
     warm: bool = Field(default=False, description="start from the models in `weights`, with a fresh optimiser")
     batch_size: int = Field(default=32, ge=2, description="pictures per step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate of the optimizer")
+    optimizer: OptimizerName = Field(default="adamw", description="muon needs fewer steps, each a little longer")
 
     def budget(self) -> Budget:
-        return Budget(self.minutes, self.batch_size, self.learning_rate, self.steps, self.warm)
+        return Budget(self.minutes, self.batch_size, self.learning_rate, self.steps, self.warm, self.optimizer)
 
 
 class PretrainConfig(JobConfig):

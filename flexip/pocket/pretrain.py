@@ -3,19 +3,21 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
+from timm.optim.muon import Muon
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from flexip.precision import arithmetic
 
 Model = TypeVar("Model", bound=nn.Module)
+OptimizerName = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Budget:
     learning_rate: float  # peak; a short warm-up before, half a cosine after
     steps: int | None = None
     warm: bool = False  # start from the exported weights, with a fresh optimiser, instead of from random ones
+    optimizer: OptimizerName = "adamw"
     warmup: int = 100  # steps
     save_every: float = 2.0  # minutes between checkpoints
     export_every: float = 8.0  # minutes between exports of usable weights
@@ -98,7 +101,7 @@ def train(
     `loss_of(step)` gives the loss of that step's batch; it draws its batch from (seed, step) alone.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = build_optimizer(modules.values(), budget)
     path = shop.directory / f"{name}.pt"
     step, seconds = _resume(path, modules, optimizer)
     saved = exported = seconds
@@ -134,12 +137,30 @@ def train(
     return step
 
 
+def build_optimizer(modules: Iterable[nn.Module], budget: Budget) -> torch.optim.Optimizer:
+    """AdamW; or Muon (Jordan et al. 2024) for the matrices and kernels of layers, and AdamW for all else.
+
+    Muon's steps are scaled to the size of AdamW's, so that one learning rate serves both.
+    """
+    chosen = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if budget.optimizer == "adamw":
+        return torch.optim.AdamW(chosen, lr=budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, _MATRIX_LAYERS)]
+    matrices = {id(p): p for layer in layers for p in layer.parameters(recurse=False) if p.requires_grad and p.ndim > 1}
+    groups = [
+        {"params": list(matrices.values())},
+        {"params": [p for p in chosen if id(p) not in matrices], "use_fallback": True},
+    ]
+    return Muon(groups, lr=budget.learning_rate, weight_decay=0.01, nesterov=True, betas=(0.9, 0.99))
+
+
 def on_device(model: Model, device: str) -> Model:
     """The model, moved; with its own type, which the library's decorated `.to` loses for a type checker."""
     nn.Module.to(model, device)
     return model
 
 
+_MATRIX_LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed} {postfix}"
 
 

@@ -4,12 +4,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.nn import functional
 
 from flexip.pocket.models import RESOLUTION, build_vae, halved, save_part
 from flexip.pocket.pretrain import Average, Budget, Workshop, on_device, train
 from flexip.pocket.pretrain_data import Renders, to_tensor
 
 _WINDOW = 40  # [px]
+_WHOLE = 0.4  # share of steps on whole pictures
+_SHRUNK = 0.6  # share of those in which the latents are shrunk before they are decoded
 
 
 def train_vae(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
@@ -22,9 +25,11 @@ def train_vae(shop: Workshop, budget: Budget, renders: Renders, held_out: Render
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((shop.seed, 1, step))
-        images, subjects = draw_windows(renders, budget.batch_size, rng)
+        whole = rng.random() < _WHOLE
+        images, subjects = (draw_whole if whole else draw_windows)(renders, budget.batch_size, rng)
+        scale = float(rng.choice([0.5, 0.75])) if whole and rng.random() < _SHRUNK else 1.0
         subject = torch.from_numpy(subjects).to(shop.device)[:, None].float()
-        return vae_loss(vae, to_tensor(images).to(shop.device), subject)
+        return vae_loss(vae, to_tensor(images).to(shop.device), subject, scale)
 
     steps = train("vae", shop, budget, {"vae": vae, "average": average.shadow}, loss_of, average.update)
     best = average.shadow
@@ -34,14 +39,17 @@ def train_vae(shop: Workshop, budget: Budget, renders: Renders, held_out: Render
     return {"psnr": psnr(best, held_out.images[:128]), "scaling_factor": scaling, "steps": float(steps)}
 
 
+def draw_whole(renders: Renders, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`count` pictures (B, H, W, 3) and their subject masks (B, H, W), uint8."""
+    rows = rng.integers(len(renders), size=count)
+    return renders.images[rows], renders.subjects[rows]
+
+
 def draw_windows(renders: Renders, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (B, h, w, 3) and their subject masks (B, h, w), uint8: `count` whole ones, or more windows on creatures.
+    """Windows on creatures (2 B, 40, 40, 3) and their subject masks (2 B, 40, 40), uint8; `count` is B.
 
     What is hard is the faces; two windows of 40 px see more of them than one whole picture, for less work.
     """
-    if rng.random() < 0.3:
-        rows = rng.integers(len(renders), size=count)
-        return renders.images[rows], renders.subjects[rows]
     rows = rng.integers(len(renders), size=2 * count)
     middles = 0.5 * (renders.boxes[rows][:, :2] + renders.boxes[rows][:, 2:]) + rng.uniform(-8, 8, (len(rows), 2))
     corners = np.clip(np.rint(middles) - _WINDOW // 2, 0, RESOLUTION - _WINDOW).astype(int)
@@ -49,13 +57,20 @@ def draw_windows(renders: Renders, count: int, rng: np.random.Generator) -> tupl
     return np.stack([renders.images[cut] for cut in cuts]), np.stack([renders.subjects[cut] for cut in cuts])
 
 
-def vae_loss(vae: AutoencoderKL, x: Tensor, subject: Tensor) -> Tensor:
+def vae_loss(vae: AutoencoderKL, x: Tensor, subject: Tensor, scale: float = 1.0) -> Tensor:
     """L1 of pixels and of their differences, three times as heavy on creatures, and a light KL term.
 
-    The differences keep small faces sharp: an L1 of pixels alone averages eyes and mouths away.
+    The differences keep small faces sharp: an L1 of pixels alone averages eyes and mouths away. With a `scale` below
+    1 the shrunk latents have to decode to the shrunk picture: latents that follow the picture's coarse structure are
+    easier to generate (EQ-VAE, Kouzelis et al. 2025; Skorokhodov et al. 2025).
+
+    x: (B, 3, H, W) in -1..1; subject: (B, 1, H, W), 0 or 1.
     """
     posterior = vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-    y = vae.decode(posterior.sample()).sample.float()  # pyright: ignore[reportAttributeAccessIssue]
+    z = posterior.sample()
+    if scale != 1.0:
+        z, x, subject = (_shrink(part, scale) for part in (z.float(), x, subject))
+    y = vae.decode(z).sample.float()  # pyright: ignore[reportAttributeAccessIssue]
     weight = 1.0 + 2.0 * subject
     error = y - x
     pixels = (weight * error.abs()).mean()
@@ -63,6 +78,10 @@ def vae_loss(vae: AutoencoderKL, x: Tensor, subject: Tensor) -> Tensor:
     down = (weight[..., 1:, :] * (error[..., 1:, :] - error[..., :-1, :]).abs()).mean()
     kl = posterior.kl().float().mean() / posterior.mean[0].numel()
     return pixels + 0.5 * (across + down) + 1e-4 * kl
+
+
+def _shrink(images: Tensor, scale: float) -> Tensor:
+    return functional.interpolate(images, scale_factor=scale, mode="bilinear", antialias=True)
 
 
 @torch.no_grad()

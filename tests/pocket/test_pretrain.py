@@ -13,11 +13,12 @@ from flexip.pocket.face import LANDMARKS
 from flexip.pocket.face_nets import IdentityNet, LandmarkNet
 from flexip.pocket.models import build_clip, build_dino, build_text_encoder, build_unet, build_vae, total_bytes
 from flexip.pocket.oracle import ORACLES, build_oracle, read
-from flexip.pocket.pretrain import Average, Budget, Workshop, train
+from flexip.pocket.pretrain import Average, Budget, OptimizerName, Workshop, build_optimizer, train
 from flexip.pocket.pretrain_data import crop_matrix, load_renders, pick_captions, warp
 from flexip.pocket.pretrain_dino import Heads, balanced, distil, draw_same
 from flexip.pocket.pretrain_faces import draw_faces
 from flexip.pocket.pretrain_oracle import load_oracle
+from flexip.pocket.pretrain_vae import vae_loss
 from flexip.pocket.tokens import build_tokenizer
 from jobs.console import UserError
 from jobs.pocket_card import BEGIN, END, CardConfig
@@ -44,10 +45,11 @@ class Stopped(Exception):
     pass
 
 
-def test_a_stage_that_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stage_that_stopped_goes_on_where_it_was(tmp_path: Path, optimizer: OptimizerName) -> None:
     def train_toy(directory: Path, seed: int, stop_at: int | None = None) -> torch.Tensor:
         torch.manual_seed(seed)
-        model = nn.Linear(4, 1)
+        model = nn.Linear(4, 4)
         average = Average(model)
 
         def loss_of(step: int) -> torch.Tensor:
@@ -56,7 +58,7 @@ def test_a_stage_that_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
             x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
             return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
 
-        budget = Budget(minutes=60, batch_size=8, learning_rate=0.05, steps=12, warmup=4, save_every=0.0)
+        budget = Budget(60, batch_size=8, learning_rate=0.05, steps=12, warmup=4, save_every=0.0, optimizer=optimizer)
         modules = {"model": model, "average": average.shadow}
         assert train("toy", Workshop(directory, directory), budget, modules, loss_of, average.update) == 12
         return torch.cat([parameter.detach().flatten() for parameter in average.shadow.parameters()])
@@ -66,6 +68,38 @@ def test_a_stage_that_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
         train_toy(tmp_path / "parts", seed=0, stop_at=7)
     assert torch.equal(train_toy(tmp_path / "parts", seed=1), whole)  # the new start's own weights count for nothing
     assert not torch.equal(train_toy(tmp_path / "other", seed=1), whole)
+
+
+def test_muon_turns_the_matrices_of_layers_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    clip = build_clip(len(build_tokenizer()))
+    names = {id(parameter): name for name, parameter in clip.named_parameters()}
+    matrices, others = build_optimizer([clip], Budget(1, 8, 1e-3, optimizer="muon")).param_groups
+    turned, plain = ({names[id(p)] for p in group["params"]} for group in (matrices, others))
+    assert turned | plain == set(names.values())
+    assert not turned & plain
+    assert {"token_embedding.weight", "positional_embedding", "visual.class_embedding", "logit_scale"} <= plain
+    assert {"transformer.resblocks.0.mlp.c_fc.weight", "visual.conv1.weight"} <= turned
+    assert all(others[key] == value for key, value in (("use_fallback", True), ("lr", matrices["lr"])))
+    layer = clip.transformer.resblocks[0].mlp.c_fc.weight
+    before = layer.detach().clone()
+    layer.grad = torch.randn_like(layer) * torch.logspace(0, -3, len(layer))[:, None]
+    build_optimizer([clip], Budget(1, 8, 1e-3, optimizer="muon")).step()
+    strengths = torch.linalg.svdvals(before - layer.detach())
+    assert strengths.max() < 3 * strengths.min()  # of the gradient itself they span three orders of magnitude
+
+
+def test_latents_may_be_shrunk_before_they_are_decoded() -> None:
+    """The decoder then draws a smaller picture, and the gradient reaches the encoder all the same."""
+    torch.manual_seed(0)
+    vae, x = build_vae(), torch.rand(2, 3, 64, 64) * 2 - 1
+    drawn: list[torch.Size] = []
+    vae.decoder.register_forward_hook(lambda module, inputs, output: drawn.append(output.shape))
+    for scale in (1.0, 0.75, 0.5):
+        vae.zero_grad()
+        vae_loss(vae, x, torch.ones(2, 1, 64, 64), scale).backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.encoder.conv_in.parameters())
+    assert [shape[-1] for shape in drawn] == [64, 48, 32]
 
 
 def test_sinkhorn_uses_every_prototype() -> None:
