@@ -1,21 +1,24 @@
-"""Stage 4: the text-to-image UNet on cached latents, text encoder and autoencoder frozen."""
+"""Stage 6: the text-to-image UNet on cached latents; text encoder, autoencoder and DINO frozen."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from torch import Tensor
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
+from transformers import Dinov2Model
 
 from flexip.encoders import fingerprint
-from flexip.pocket.models import build_scheduler, build_unet, halved, save_part
+from flexip.pocket.models import WIDTH, build_scheduler, build_unet, halved, save_part
 from flexip.pocket.pretrain import Average, Budget, Workshop, on_device, train
 from flexip.pocket.pretrain_clip import text_states
 from flexip.pocket.pretrain_data import Renders, pick_captions, to_tensor
 
 _TEXT_DROPOUT = 0.1  # share of empty prompts, for classifier-free guidance
+_ALIGNMENT_WEIGHT = 0.1
 
 
 def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, float]:
@@ -25,8 +28,10 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
     unet = on_device(pipe.unet.train() if budget.warm else build_unet(), shop.device)
     alphas = build_scheduler().alphas_cumprod.to(shop.device)
     average = Average(unet)
+    alignment = on_device(Alignment(unet), shop.device)
     shop.quicken(unet)
     latents = cached_moments(shop.directory, pipe.vae, renders)
+    patches = cached_patches(shop, renders)
     scaling = pipe.vae.config.scaling_factor
 
     def loss_of(step: int) -> Tensor:
@@ -45,15 +50,38 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
         z = (mean + (0.5 * logvar).exp() * noises[0]) * scaling
         spread = (rng.permutation(len(rows)) + rng.random(len(rows))) / len(rows)  # evenly over the timesteps
         t = torch.from_numpy((spread * len(alphas)).astype(np.int64)).to(shop.device)
-        return noise_loss(unet, alphas, z, noises[1], t, states)
+        denoising = noise_loss(unet, alphas, z, noises[1], t, states)
+        return denoising + _ALIGNMENT_WEIGHT * alignment(torch.from_numpy(patches[rows]).to(shop.device))
 
     def export() -> None:
         save_part(shop.weights, "unet", halved(average.shadow))
 
-    modules = {"unet": unet, "average": average.shadow}
+    modules = {"unet": unet, "average": average.shadow, "alignment": alignment}
     steps = train("unet", shop, budget, modules, loss_of, average.update, export)
     export()
     return {"steps": float(steps)}
+
+
+class Alignment(nn.Module):
+    """Draws what a UNet sees at resolution 8, in the noise, to what DINO sees in the clean picture there.
+
+    REPA (Yu et al. 2024): a denoiser spends most of its training on finding such features by itself.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel):
+        super().__init__()
+        layer = unet.down_blocks[1].attentions[-1]
+        self.project = nn.Sequential(nn.Linear(layer.config.in_channels, 256), nn.SiLU(), nn.Linear(256, WIDTH))
+        self._seen: list[Tensor] = []  # of the UNet's latest call
+        layer.register_forward_hook(self._keep)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """1 - cosine, over all places, of the projected features of the UNet's latest call and patches (B, 64, D)."""
+        seen = self.project(self._seen.pop().flatten(2).transpose(1, 2))
+        return 1 - functional.cosine_similarity(seen.float(), patches.float(), dim=-1).mean()
+
+    def _keep(self, layer: nn.Module, inputs: object, output: tuple[Tensor, ...]) -> None:
+        self._seen[:] = [output[0]]
 
 
 def noise_loss(unet: torch.nn.Module, alphas: Tensor, z: Tensor, noise: Tensor, t: Tensor, states: Tensor) -> Tensor:
@@ -75,5 +103,19 @@ def cached_moments(directory: Path, vae: AutoencoderKL, renders: Renders) -> np.
             x = to_tensor(renders.images[first : first + 64]).to(vae.device)
             moments = vae.encode(x).latent_dist.parameters  # pyright: ignore[reportAttributeAccessIssue]
             parts.append(moments.half().cpu().numpy())
+        np.save(path, np.concatenate(parts))
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def cached_patches(shop: Workshop, renders: Renders) -> np.ndarray:
+    """DINO's patches of all renders: float16 (n, 64, D); computed once for each DINO."""
+    dino: Any = Dinov2Model.from_pretrained(shop.weights / "dino", dtype=torch.float32).to(shop.device).eval()
+    path = shop.directory / f"patches-{len(renders)}-{fingerprint(dino.state_dict().items(), '')}.npy"
+    if not path.exists():
+        parts = []
+        for first in trange(0, len(renders), 64, desc="encoding", mininterval=5.0):
+            x = to_tensor(renders.images[first : first + 64]).to(shop.device)
+            parts.append(dino(x).last_hidden_state[:, 1:].half().cpu().numpy())
         np.save(path, np.concatenate(parts))
     return np.load(path, mmap_mode="r")

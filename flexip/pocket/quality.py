@@ -153,13 +153,12 @@ def draw_prompts(
 
 
 def measure_prompts(judges: Sequence[nn.Module], drawn: Tensor, held: HeldOut) -> list[Figure]:
-    """Whether pictures drawn from the held-out captions show what those say; both oracles have to see it."""
-    readings = _readings(judges, drawn)
-    figures = []
-    for name in OBEYED:
-        seen = [(r.probabilities[name].argmax(dim=1).numpy() == held.truth[name]).mean() for r in readings]
-        figures.append(Figure(f"text-to-image obeys {name}", 100 * float(min(seen)), "%", 85.0))
-    return figures
+    """Whether pictures drawn from the held-out captions show what those say: the share that the stricter oracle reads.
+
+    An attribute counts where a render of the same picture shows it.
+    """
+    right = [_right(reading, held) for reading in _readings(judges, drawn)]
+    return [Figure(f"text-to-image obeys {name}", min(r[name] for r in right), "%", 85.0) for name in OBEYED]
 
 
 def measure_image_to_image(

@@ -18,6 +18,7 @@ from flexip.pocket.pretrain_data import crop_matrix, load_renders, pick_captions
 from flexip.pocket.pretrain_dino import Heads, balanced, distil, draw_same
 from flexip.pocket.pretrain_faces import draw_faces
 from flexip.pocket.pretrain_oracle import load_oracle
+from flexip.pocket.pretrain_unet import Alignment
 from flexip.pocket.pretrain_vae import vae_loss
 from flexip.pocket.tokens import build_tokenizer
 from jobs.console import UserError
@@ -100,6 +101,27 @@ def test_latents_may_be_shrunk_before_they_are_decoded() -> None:
         vae_loss(vae, x, torch.ones(2, 1, 64, 64), scale).backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.encoder.conv_in.parameters())
     assert [shape[-1] for shape in drawn] == [64, 48, 32]
+
+
+def test_alignment_teaches_the_first_half_of_the_unet_what_dino_sees() -> None:
+    torch.manual_seed(0)
+    unet = build_unet()
+    alignment = Alignment(unet)
+    patches = torch.randn(2, 64, 128)
+    noisy, states = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 128)
+    optimizer = torch.optim.AdamW([*unet.parameters(), *alignment.parameters()], lr=1e-3)
+    losses = []
+    for _ in range(8):
+        unet(noisy, torch.tensor([500, 900]), states)
+        loss = alignment(patches)
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.1
+    assert unet.conv_in.weight.grad is not None
+    assert all(p.grad is None for p in unet.up_blocks.parameters())
+    with pytest.raises(IndexError):
+        alignment(patches)  # each call of the UNet is compared once
 
 
 def test_sinkhorn_uses_every_prototype() -> None:
