@@ -49,8 +49,20 @@ def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: int) 
     steps = train("dino", shop, budget, modules, loss_of, follow)
     save_dino(shop.weights, halved(slow.shadow))
     views = draw_same(held_out, shop.seed, "val")
-    share = same_identity(lambda x: slow.shadow(x.to(shop.device)).pooler_output, views)
-    return {"same_identity": share, "steps": float(steps)}
+    shares = {name: same_identity(embed, views) for name, embed in embeddings(slow.shadow).items()}
+    return shares | {"steps": float(steps)}
+
+
+def embeddings(dino: Dinov2Model) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How a picture (B, 3, H, W) becomes a vector: [CLS], or the mean of the unit patches, as evaluation takes it."""
+
+    def states(x: Tensor) -> Tensor:
+        return dino(x.to(dino.device)).last_hidden_state
+
+    return {
+        "same_identity": lambda x: states(x)[:, 0],
+        "same_identity_by_patches": lambda x: functional.normalize(states(x)[:, 1:], dim=-1).mean(dim=1),
+    }
 
 
 def distil(
@@ -60,21 +72,26 @@ def distil(
 
     Picture: from one view's [CLS] it finds the teacher's [CLS] of the other view among those of the whole batch
     (MoCo v3, Chen et al. 2021); identities are endless, so that the batch itself is a better vocabulary than
-    prototypes. Patches: at hidden places it predicts the prototypes that the teacher sees there (iBOT, DINOv2).
+    prototypes. The mean of the patches does the same, since identity is read from patches wherever [CLS] is not kept.
+    Patches: at hidden places it predicts the prototypes that the teacher sees there (iBOT, DINOv2).
 
     x: (2B, 3, H, W), the two views one after the other; mask: bool (2B, N), patches hidden from the student.
     """
     with torch.no_grad():
         seen = teacher(x).last_hidden_state
-        keys = teacher_head.picture(seen[:, 0]).float()
+        keys = teacher_head.picture(seen)
         prototypes = balanced(teacher_head.patches(seen[:, 1:][mask]).float())
     states = student(x, bool_masked_pos=mask).last_hidden_state
-    queries = head.picture(states[:, 0]).float()
-    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
-    similar = (queries @ keys.T / _TEMPERATURE).masked_fill(itself, -torch.inf)
-    other = torch.arange(len(x), device=x.device).roll(len(x) // 2)  # each view predicts the other
+    picture = torch.stack([_contrast(q, k) for q, k in zip(head.picture(states), keys, strict=True)]).mean()
     patch = -(prototypes * functional.log_softmax(head.patches(states[:, 1:][mask]).float() / 0.1, dim=-1))
-    return functional.cross_entropy(similar, other) + _PATCH_WEIGHT * patch.sum(-1).mean()
+    return picture + _PATCH_WEIGHT * patch.sum(-1).mean()
+
+
+def _contrast(queries: Tensor, keys: Tensor) -> Tensor:
+    """Each of the 2B views has to find the other one of its creature, B rows away, among all but itself."""
+    itself = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
+    similar = (queries @ keys.T / _TEMPERATURE).masked_fill(itself, -torch.inf)
+    return functional.cross_entropy(similar, torch.arange(len(queries), device=queries.device).roll(len(queries) // 2))
 
 
 def balanced(logits: Tensor, temperature: float = 0.05, rounds: int = 3) -> Tensor:
@@ -132,17 +149,20 @@ def _crops(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 class Heads(nn.Module):
-    """What the losses compare: unit vectors of [CLS], and cosines of patches with prototypes."""
+    """What the losses compare: unit vectors of whole pictures, and cosines of patches with prototypes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.project_picture = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Linear(512, 128))
+        self.project_cls = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Linear(512, 128))
+        self.project_mean = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Linear(512, 128))
         self.project_patches = nn.Sequential(nn.Linear(WIDTH, 256), nn.GELU(), nn.Linear(256, 64))
         self.prototypes = nn.Parameter(torch.randn(_PROTOTYPES, 64))
 
-    def picture(self, x: Tensor) -> Tensor:
-        """(B, D) to unit vectors (B, 128)."""
-        return functional.normalize(self.project_picture(x), dim=-1)
+    def picture(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, 1 + N, D) to unit vectors (B, 128), of [CLS] and of the mean of the patches."""
+        parts = self.project_cls(states[:, 0]), self.project_mean(states[:, 1:].mean(dim=1))
+        cls, mean = (functional.normalize(part.float(), dim=-1) for part in parts)
+        return cls, mean
 
     def patches(self, x: Tensor) -> Tensor:
         """(M, D) to cosines (M, K)."""
