@@ -1,11 +1,12 @@
 """Bytes to RGB and back, once for the whole project. An image is uint8 (H, W, 3), sRGB."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 Rgb = UInt8[np.ndarray, "_ _ 3"]  # height, width, channels
 Mask = Bool[np.ndarray, "_ _"]
@@ -72,14 +73,17 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def encode_png(rgb: Rgb, level: int = -1) -> bytes:
-    """PNG bytes, the same bytes for the same pixels. Level 0..9 is zlib's: 1 for what soon is decoded again."""
-    return _encode(Image.fromarray(rgb), "PNG", compress_level=level)
+def encode_png(rgb: Rgb, level: int = -1, text: Mapping[str, str] | None = None) -> bytes:
+    """PNG bytes, the same for the same pixels and text. Level 0..9 is zlib's: 1 for what soon is decoded again."""
+    chunks = PngInfo()
+    for key, value in (text or {}).items():
+        chunks.add_itxt(key, value)
+    return _encode(Image.fromarray(rgb), "PNG", compress_level=level, pnginfo=chunks)
 
 
-def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:
-    """JPEG bytes without chroma subsampling."""
-    return _encode(Image.fromarray(rgb), "JPEG", quality=quality, subsampling=0)
+def encode_jpeg(rgb: Rgb, quality: int = 95, **segments: bytes) -> bytes:
+    """JPEG bytes without chroma subsampling; `segments` are Pillow's `comment` and `xmp`, 65,000 bytes at most."""
+    return _encode(Image.fromarray(rgb), "JPEG", quality=quality, subsampling=0, **segments)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:

@@ -1,6 +1,7 @@
 """Features of references, kept: a picture that comes again is not encoded again."""
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ Features = tuple[Float[Tensor, " Dc"], Float[Tensor, "N Dd"]]  # [CLS] and patch
 class ReferenceCache:
     """`encode` is `Encoders.encode_references`; the least recently used go when their features exceed `max_bytes`.
 
-    For one thread.
+    One thread encodes; any other may `forget`.
     """
 
     encoders: Encoders
@@ -28,22 +29,31 @@ class ReferenceCache:
     encoded: int = 0
     bytes: int = 0
     _kept: OrderedDict[str, Features] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def encode(self, images: Sequence[Rgb]) -> tuple[Float[Tensor, "B Dc"], Float[Tensor, "B N Dd"]]:
         """[CLS] and patches of each image; those that are not known are encoded together, in one call."""
         digests = [image_digest(image) for image in images]
-        missing = {digest: image for digest, image in zip(digests, images, strict=True) if digest not in self._kept}
+        with self._lock:
+            known = {digest: self._kept[digest] for digest in digests if digest in self._kept}
+        missing = {digest: image for digest, image in zip(digests, images, strict=True) if digest not in known}
         self.hits += len(images) - len(missing)
         self.encoded += len(missing)
-        fresh: dict[str, Features] = {}
         if missing:
             cls, patches = self.encoders.encode_references([*missing.values()])
-            fresh = {digest: (cls[i].clone(), patches[i].clone()) for i, digest in enumerate(missing)}
-        found = [fresh[digest] if digest in fresh else self._kept[digest] for digest in digests]
-        for digest, features in zip(digests, found, strict=True):
-            self._keep(digest, features)
+            known |= {digest: (cls[i].clone(), patches[i].clone()) for i, digest in enumerate(missing)}
+        found = [known[digest] for digest in digests]
+        with self._lock:
+            for digest, features in zip(digests, found, strict=True):
+                self._keep(digest, features)
         cls, patches = zip(*found, strict=True)
         return torch.stack(cls), torch.stack(patches)
+
+    def forget(self, digest: str) -> None:
+        """Drops the features of the image with this `image_digest`, if they are here."""
+        with self._lock:
+            features = self._kept.pop(digest, None)
+            self.bytes -= _size(features) if features else 0
 
     def _keep(self, digest: str, features: Features) -> None:
         if digest not in self._kept:

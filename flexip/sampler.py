@@ -83,6 +83,15 @@ class Drawing:
         self._keep([i for i in range(len(batch)) if i not in finished])
         return dict(zip((batch.keys[i] for i in finished), pictures, strict=True))
 
+    @torch.inference_mode()
+    def preview(self, keys: Collection[Hashable]) -> dict[Any, Rgb]:
+        """What those of these that are on their way will look like, as far as their last step could tell."""
+        chosen = [i for i, key in enumerate(self._batch.keys) if key in keys] if self._batch else []
+        if not self._batch or not chosen:
+            return {}
+        originals = self._batch.originals[torch.tensor(chosen, device=self._batch.originals.device)]
+        return dict(zip((self._batch.keys[i] for i in chosen), decode(self._engine, originals), strict=True))
+
     def _keep(self, chosen: Sequence[int]) -> None:
         if self._batch and len(chosen) < len(self._batch):
             self._batch = keep(self._batch, chosen) if chosen else None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexip.references import ReferenceCache
+from flexip.references import ReferenceCache, image_digest
 
 
 @pytest.fixture
@@ -43,3 +43,13 @@ def test_more_than_fits_is_encoded_all_the_same(pocket_encoders, pictures):
     cls, _ = cache.encode(pictures)
     assert cls.shape[0] == 4
     assert cache.bytes == 0
+
+
+def test_what_is_forgotten_leaves_nothing_and_is_encoded_again(pocket_encoders, pictures):
+    cache = ReferenceCache(pocket_encoders, max_bytes=10**9)
+    cache.encode(pictures[:2])
+    for digest in (image_digest(pictures[0]), image_digest(pictures[3])):
+        cache.forget(digest)
+    assert cache.bytes == one_size(pocket_encoders, pictures)
+    cache.encode(pictures[:2])
+    assert (cache.hits, cache.encoded) == (1, 3)

@@ -130,6 +130,22 @@ def test_a_request_given_up_leaves_the_others_alone(engine, reference):
         assert np.abs(picture.astype(int) - alone.astype(int)).max() <= 1
 
 
+def test_previews_come_near_to_the_picture_and_do_not_change_it(engine, reference):
+    asked = dict(zip("abcd", requests(reference), strict=True))
+    drawing, seen = Drawing(engine), []
+    drawing.add(asked)
+    while len(drawing):
+        finished = drawing.step()
+        seen.append(drawing.preview({"a", "b", "nobody"}))
+        if "a" in finished:
+            break
+    assert [sorted(previews) for previews in seen] == [["a", "b"], ["a", "b"], ["a"], ["a"], ["a"], []]
+    (alone,) = sample(engine, [asked["a"]])
+    assert np.abs(finished["a"].astype(int) - alone.astype(int)).max() <= 1
+    far = [np.abs(previews["a"].astype(int) - alone).mean() for previews in seen[:-1]]
+    assert far[-1] < 0.5 * far[0]
+
+
 def test_the_seed_decides_the_picture(engine, reference):
     base = requests(reference)[0]
     pair = [base, dataclasses.replace(base, seed=99)]
