@@ -104,6 +104,7 @@ def load(config_class: type[Config], argv: list[str] | None = None, prog: str = 
 def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every valid dotted key, sections included, with its FieldInfo."""
     for name, field in model.model_fields.items():
+        name = field.alias or name  # a word that Python keeps for itself, as `from`
         yield prefix + name, field
         if section := _section(field.annotation):
             yield from _leaves(section, f"{prefix}{name}.")
@@ -175,8 +176,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _unknown_keys(model: type[BaseModel], content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    known = {field.alias or name: field for name, field in model.model_fields.items()}
     for key, value in content.items():
-        field = model.model_fields.get(key)
+        field = known.get(key)
         if field is None:
             yield f"{prefix}{key}"
         elif (section := _section(field.annotation)) and isinstance(value, dict):

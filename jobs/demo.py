@@ -169,8 +169,7 @@ def _serve_once(config: DemoConfig, checkpoint: Path, dataset: Path, split: Spli
     reference = evaluate.references_of(dataset, split, 1)[0].reference
     body = {
         "prompt": PROMPTS[0],
-        "image": base64.b64encode(encode_png(reference)).decode(),
-        "gamma": 0.7,
+        "subjects": [{"image": base64.b64encode(encode_png(reference)).decode(), "gate": 0.7}],
         "guidance_scale": GUIDANCE,
         "seed": config.noise,
     }
@@ -206,7 +205,7 @@ def _farewell(products: dict[str, Path], tracking_uri: str, seconds: float) -> N
     print(f"\nThe training's record:  {mlflow} ui --backend-store-uri {shlex.quote(tracking_uri)}")
     print(
         f"Draw one of your own:   {sys.executable} -m jobs.generate --checkpoint {products['checkpoint']}"
-        f" --reference PICTURE --prompt 'a sad creature in a city' --gamma 0.7 --guidance_scale {GUIDANCE:g}"
+        f" --subject PICTURE --prompt 'a sad creature in a city' --gamma 0.7 --guidance_scale {GUIDANCE:g}"
     )
     print(f"Serve the checkpoint:   {sys.executable} -m jobs.serve --checkpoint {products['checkpoint']}")
 

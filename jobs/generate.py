@@ -1,6 +1,7 @@
-"""Draw pictures of a subject from a checkpoint, without a server.
+"""Draw pictures of a subject from a checkpoint, without a server; or draw one again from its receipt.
 
-python -m jobs.generate --checkpoint demo_output/train/checkpoint --reference subject.png --prompt "on a beach"
+python -m jobs.generate --checkpoint demo_output/train/checkpoint --subject subject.png --prompt "on a beach"
+python -m jobs.generate --checkpoint demo_output/train/checkpoint --subject subject.png --from generated/00000.png
 """
 
 from pathlib import Path
@@ -9,21 +10,32 @@ from pydantic import Field, model_validator
 
 from flexip.calibration import Calibration
 from flexip.checkpoint import load_checkpoint
-from flexip.images import decode_image, encode_png
-from flexip.request import Request
+from flexip.engine import Engine
+from flexip.images import Rgb, decode_image, encode_png
 from flexip.sampler import sample
 from flexip.solvers import Solver
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
+from jobs.receipt import Box, DrawnSubject, Receipt, Shown, mask_of, picture_file, sha256, software, to_request
+from jobs.repeat import read_original
 from pipelines.references import prepare_reference
 
 
 class GenerateConfig(JobConfig):
-    """Draw pictures of a subject: a reference, a prompt and a gate."""
+    """Draw pictures of a subject: a picture of it, a prompt and a gate."""
 
     checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
-    prompt: str = Field(min_length=1, description="what to draw")
-    reference: Path | None = Field(default=None, description="picture of the subject; none: the base model draws")
+    prompt: str = Field(default="", description="what to draw")
+    subject: Path | None = Field(default=None, description="picture of the subject; none: the base model draws")
+    mask: Path | None = Field(default=None, description="square picture that is white where the subject may act")
+    box: Box | None = Field(
+        default=None, description="instead of mask: left,top,right,bottom as fractions of the picture"
+    )
+    original: Path | None = Field(
+        default=None,
+        alias="from",
+        description="picture to draw again, from the receipt in it; with its --subject and --mask, and nothing else",
+    )
     cut_out: bool = Field(default=True, description="cut the subject out of its picture, as in training")
     gamma: float = Field(default=0.5, ge=0, le=1, description="the dial: 0 obeys the prompt, 1 keeps the subject")
     identity: float | None = Field(
@@ -49,6 +61,19 @@ class GenerateConfig(JobConfig):
             raise ValueError("preservation and personalization: give both weights, or gamma alone")
         if self.identity is not None and ("gamma" in self.model_fields_set or self.preservation is not None):
             raise ValueError("identity: given together with gamma or the two weights; give one of them")
+        if self.box is not None and self.mask is not None:
+            raise ValueError("box: given together with mask; give one of them")
+        if (self.box is not None or self.mask is not None) and self.subject is None:
+            raise ValueError("subject: missing beside the box or mask in which it is to act; give its picture")
+        return self
+
+    @model_validator(mode="after")
+    def _receipt_or_words(self):
+        if self.original is None and not self.prompt.strip():
+            raise ValueError("prompt is missing (what to draw); give --prompt, or --from a picture with a receipt")
+        beside = {"checkpoint", "subject", "mask", "original", "output", "device"}
+        if self.original is not None and (others := sorted(self.model_fields_set - beside)):
+            raise ValueError(f"{others[0]}: given together with from, whose receipt says it; leave it out")
         return self
 
 
@@ -56,43 +81,78 @@ def run(config: GenerateConfig) -> list[Path]:
     """Draw and write the pictures; returns their paths.
 
     Raises:
-        UserError, ImageError, CheckpointError: a reference or checkpoint that cannot be used.
+        UserError, ImageError, CheckpointError: a picture, a receipt or a checkpoint that cannot be used.
     """
-    reference = None
-    if config.reference is not None:
-        if not config.reference.is_file():
-            raise UserError(f"reference = {config.reference}: no such file; give a picture of the subject")
-        reference = decode_image(config.reference.read_bytes())
-    if reference is not None and config.cut_out:
-        prepared = prepare_reference(reference)
-        reference = prepared.image
-        say("generate", f"reference {config.reference}: {prepared.done}")
+    original = None
+    if config.original is not None:
+        original = read_original(config.original, config.subject, config.mask)
+    cut_out = original.subjects[0].cut_out if original and original.subjects else config.cut_out
+    shown = _shown(config, cut_out)
     engine = load_checkpoint(config.checkpoint, config.device)
+    if original is None:
+        receipts = _receipts(config, engine)
+    elif original.weights == engine.digest:
+        receipts = [original]
+    else:
+        raise UserError(
+            f"checkpoint = {config.checkpoint}: has weights {engine.digest[:16]}, but {config.original} was drawn with"
+            f" {original.weights[:16]}; give the checkpoint that drew it"
+        )
+    requests = [to_request(receipt, shown, engine.encoders.resolution) for receipt in receipts]
+    with progress(sum(request.steps for request in requests), "generate", "step") as bar:
+        drawn = sample(engine, requests, bar.update)
+    config.output.mkdir(parents=True, exist_ok=True)
+    for subject in shown:
+        (config.output / "reference.png").write_bytes(encode_png(subject.reference))
+    paths = [config.output / f"{receipt.seed:05d}.png" for receipt in receipts]
+    for path, image, receipt in zip(paths, drawn, receipts, strict=True):
+        path.write_bytes(picture_file(image, receipt))
+    say("generate", f"{len(paths)} pictures in {config.output}")
+    return paths
+
+
+def _receipts(config: GenerateConfig, engine: Engine) -> list[Receipt]:
+    """One a picture, with the seeds counting up."""
+    subjects: tuple[DrawnSubject, ...] = ()
     preservation, personalization = _weights(config, engine.calibration)
-    requests = [
-        Request(
+    if config.subject is not None:
+        mask = sha256(config.mask.read_bytes()) if config.mask else None
+        digest = sha256(config.subject.read_bytes())
+        subjects = (DrawnSubject(digest, config.cut_out, preservation, personalization, config.box, mask),)
+    return [
+        Receipt(
+            model="flexip",
+            weights=engine.digest,
             prompt=config.prompt,
-            reference=reference,
-            preservation=preservation,
-            personalization=personalization,
             negative_prompt=config.negative_prompt,
+            seed=config.seed + index,
             guidance_scale=config.guidance_scale,
             steps=config.steps,
             solver=config.solver,
-            seed=config.seed + index,
+            subjects=subjects,
+            software=software(),
         )
         for index in range(config.images)
     ]
-    with progress(config.images * config.steps, "generate", "step") as bar:
-        drawn = sample(engine, requests, bar.update)
-    config.output.mkdir(parents=True, exist_ok=True)
-    if reference is not None:
-        (config.output / "reference.png").write_bytes(encode_png(reference))
-    paths = [config.output / f"{request.seed:05d}.png" for request in requests]
-    for path, image in zip(paths, drawn, strict=True):
-        path.write_bytes(encode_png(image))
-    say("generate", f"{len(paths)} pictures in {config.output}")
-    return paths
+
+
+def _shown(config: GenerateConfig, cut_out: bool) -> list[Shown]:
+    """The subject as the model sees it, or nobody."""
+    if config.subject is None:
+        return []
+    reference = _decoded(config.subject, "subject", "a picture of the subject")
+    if cut_out:
+        prepared = prepare_reference(reference)
+        reference = prepared.image
+        say("generate", f"subject {config.subject}: {prepared.done}")
+    mask = mask_of(_decoded(config.mask, "mask", "a black and white picture")) if config.mask else None
+    return [Shown(reference, mask)]
+
+
+def _decoded(path: Path, field: str, wanted: str) -> Rgb:
+    if not path.is_file():
+        raise UserError(f"{field} = {path}: no such file; give {wanted}")
+    return decode_image(path.read_bytes())
 
 
 def _weights(config: GenerateConfig, calibration: Calibration | None) -> tuple[float, float]:

@@ -1,9 +1,11 @@
 """Serve a checkpoint over HTTP with Ray Serve: `python -m jobs.serve --checkpoint DIR`, until Ctrl-C."""
 
+import ipaddress
 import os
 import re
 import signal
 import socket
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -13,22 +15,29 @@ from pathlib import Path
 import ray
 from pydantic import Field, model_validator
 from ray import serve
+from ray.serve.schema import LoggingConfig
 
 from flexip.checkpoint import CheckpointError, read_config
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, RayConfig, load
 from jobs.console import UserError, command_line, say
-from jobs.serving.deployment import Capacity, application
+from jobs.serving.access import AccessConfig
+from jobs.serving.deployment import Capacity, Settings, application
 from jobs.serving.requests import LimitsConfig
+from jobs.serving.subjects import SubjectsConfig
 
 APPLICATION = "flexip"
+# Serve's controller kills a proxy that has not started after 3 x 5 s, as on a busy machine it may not have.
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
 
 
 class ServeConfig(JobConfig):
     """Draw pictures over HTTP from a trained checkpoint, with OpenAI's image routes."""
 
     checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
-    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 opens the service to the network")
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; beyond loopback, e.g. 0.0.0.0, it needs access.keys"
+    )
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port to listen on")
     name: str = Field(default="flexip", min_length=1, description="the model's name in /v1/models")
     replicas: int = Field(default=1, ge=1, description="copies of the model, each in a process of its own")
@@ -45,6 +54,8 @@ class ServeConfig(JobConfig):
         description="features of references that one replica keeps [MB]",
     )
     limits: LimitsConfig = Field(default=LimitsConfig(), description="what one request may cost")
+    access: AccessConfig = Field(default=AccessConfig(), description="who may ask, and how often")
+    subjects: SubjectsConfig = Field(default=SubjectsConfig(), description="subjects that are uploaded once")
     ray: RayConfig = Field(default=RayConfig(), description="the Ray that the service runs on")
 
     @model_validator(mode="after")
@@ -53,6 +64,14 @@ class ServeConfig(JobConfig):
             raise ValueError(
                 f"queue_rows = {self.queue_rows}: smaller than limits.images = {self.limits.images}; "
                 "one full request would never be accepted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_on_a_network(self):
+        if not self.access.keys and not _is_loopback(self.host):
+            raise ValueError(
+                f"host = {self.host}: opens the service to the network; give access.keys, or a loopback host"
             )
         return self
 
@@ -69,18 +88,32 @@ def serving(config: ServeConfig) -> Iterator[str]:
     read_config(config.checkpoint)
     if not (ray.is_initialized() or config.ray.address or os.environ.get("RAY_ADDRESS")):
         _check_port(config.host, config.port)  # of a Ray that is there already, Serve itself may hold the port
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     url = f"http://{_reachable(config.host)}:{config.port}"
-    with ray_session(config.ray):
-        serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
+    with ray_session(config.ray), _subjects_folder(config.subjects) as folder:
+        http = {"host": config.host, "port": config.port}
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LoggingConfig(enable_access_log=False))
         try:
-            _deploy(_application(config), config.checkpoint)
+            _deploy(_application(config, folder))
             _check_answer(url)
             yield url
         finally:
             serve.delete(APPLICATION)  # Serve itself ends with its Ray, which may serve others too
 
 
-def _deploy(app: serve.Application, checkpoint: Path) -> None:
+@contextmanager
+def _subjects_folder(config: SubjectsConfig) -> Iterator[Path]:
+    """The folder that the replicas share."""
+    if config.folder is not None:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        yield config.folder.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="flexip-subjects-") as folder:
+        yield Path(folder)
+
+
+def _deploy(app: serve.Application) -> None:
     """Returns when the application answers. A checkpoint that a replica could not load becomes a CheckpointError."""
     try:
         serve.run(app, name=APPLICATION, route_prefix="/")
@@ -93,11 +126,11 @@ def _deploy(app: serve.Application, checkpoint: Path) -> None:
         raise
 
 
-def _application(config: ServeConfig) -> serve.Application:
+def _application(config: ServeConfig, folder: Path) -> serve.Application:
+    subjects = config.subjects.model_copy(update={"folder": folder})
     return application(
         config.checkpoint,
-        name=config.name,
-        limits=config.limits,
+        settings=Settings(config.name, config.limits, config.access, subjects),
         capacity=Capacity(config.batch_rows, config.queue_rows, config.cache_mb),
         replicas=config.replicas,
         cpus=config.cpus_per_replica,
@@ -125,6 +158,13 @@ def _check_answer(url: str) -> None:
         ) from error
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "") else host
 
@@ -145,7 +185,7 @@ def run(config: ServeConfig) -> None:
 
 def example(url: str) -> str:
     """A shell command that asks the service for one picture of a subject."""
-    fields = "-F image=@subject.png -F prompt='on a beach' -F gamma=0.5"
+    fields = "-F image=@subject.png -F prompt='on a beach' -F gate=0.5"
     return f"curl -s {url}/v1/images/edits {fields} | jq -r '.data[0].b64_json' | base64 -d > answer.png"
 
 

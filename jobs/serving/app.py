@@ -1,143 +1,173 @@
-"""The HTTP face of the service: OpenAI's image routes over a batcher. Knows no Ray."""
+"""The HTTP face of the service: OpenAI's image routes and subjects, over a batcher. Knows no Ray."""
 
 import asyncio
 import base64
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, File, Form, Path, UploadFile
 from fastapi import Request as HttpRequest
-from pydantic import ValidationError
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response, StreamingResponse
 
-from flexip.images import Rgb, encode_jpeg, encode_png
+from flexip.images import Rgb
 from flexip.references import ReferenceCache
 from flexip.request import Request
+from jobs.receipt import picture_file, sha256
 from jobs.serving import errors
+from jobs.serving.access import Access, AccessConfig, Rate
 from jobs.serving.batching import Batcher
 from jobs.serving.body_limit import BodyLimit
+from jobs.serving.forms import Edit, form_description, read_edit
+from jobs.serving.metrics import Counted, Meters
+from jobs.serving.pictures import decode_base64, decode_reference
 from jobs.serving.requests import (
-    EditRequest,
+    SUBJECT_ID,
     GenerationRequest,
     ImageData,
     ImageRequest,
     ImagesResponse,
     Served,
-    decode_base64,
-    decode_reference,
-    to_rows,
+    Subject,
 )
+from jobs.serving.rows import Bytes, Context, Job, to_jobs
+from jobs.serving.streaming import Kind, enter, events
+from jobs.serving.subjects import SubjectInfo, SubjectStore
 
-MULTIPART = "multipart/form-data"
-FILES = ("image", "image[]")  # the official client sends the second name when it is given a list
-FIELDS = [*GenerationRequest.model_fields]
+FIELDS = [*dict.fromkeys([*GenerationRequest.model_fields, *Subject.model_fields])]  # whose nearest is proposed
+SubjectId = Annotated[str, Path(pattern=SUBJECT_ID, description="as POST /v1/subjects gave it")]
 
 
-def build_app(batcher: Batcher[Request, Rgb], served: Served, references: ReferenceCache) -> FastAPI:
-    """The application: two routes that draw, two that tell."""
-    app = FastAPI(title="FlexIP", description="Subject-driven images whose identity-against-edit balance is a dial.")
+@dataclass(frozen=True)
+class Service:
+    """What stands behind the routes."""
+
+    batcher: Batcher[Request, Rgb]
+    served: Served
+    references: ReferenceCache
+    store: SubjectStore
+    access: AccessConfig
+    meters: Meters
+
+
+def build_app(service: Service) -> FastAPI:
+    """The application."""
+    app = FastAPI(
+        title="FlexIP",
+        description="Subject-driven images whose identity-against-edit balance is a dial.",
+        dependencies=[Depends(HTTPBearer(auto_error=False))],  # for /docs: the check itself is `Access`
+        responses={"4XX": {"model": errors.ErrorBody, "description": "what is wrong, and what would be right"}},
+    )
     errors.install(app, FIELDS)
-    app.add_middleware(BodyLimit, max_bytes=int(served.limits.body_mb * 1e6))
-    started = int(time.time())
+    limits, access = service.served.limits, service.access
+    app.add_middleware(BodyLimit, max_bytes=int(limits.body_mb * 1e6), seconds=limits.body_seconds)
+    app.add_middleware(Access, keys=access.keys, rate=Rate(access.per_minute))
+    app.add_middleware(errors.Guard)
+    service.meters.registry.register(Counted(service.batcher, service.references))
+    _add_image_routes(app, service)
+    _add_subject_routes(app, service)
+    _add_telling_routes(app, service)
+    return app
 
-    @app.post("/v1/images/generations")
-    async def generations(request: GenerationRequest) -> ImagesResponse:
-        """Draw images from a prompt, and from a reference when `image` is given."""
-        reference = None
-        if request.image is not None:
-            data = decode_base64(request.image)
-            reference = await run_in_threadpool(decode_reference, data, served.limits, request.cut_out)
-        return await _draw(batcher, request, reference, served)
 
-    @app.post("/v1/images/edits", openapi_extra={"requestBody": _edit_body()})
-    async def edits(http: HttpRequest) -> ImagesResponse:
+def _add_image_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/images/generations", response_model=ImagesResponse)
+    async def generations(request: GenerationRequest, http: HttpRequest) -> Any:
+        """Draw images from a prompt, and of a subject when there is one."""
+        jobs = await _jobs(service, request, request.subjects, decode_base64, http)
+        return await _answer(service, request, jobs, "image_generation")
+
+    @app.post("/v1/images/edits", response_model=ImagesResponse, openapi_extra={"requestBody": form_description()})
+    async def edits(http: HttpRequest) -> Any:
         """Draw the subject of the uploaded `image` as the prompt says."""
-        request, data = await _read_form(http)
-        reference = await run_in_threadpool(decode_reference, data, served.limits, request.cut_out)
-        return await _draw(batcher, request, reference, served)
+        edit: Edit = await read_edit(http)
+        jobs = await _jobs(service, edit.request, edit.subjects, edit.file, http)
+        return await _answer(service, edit.request, jobs, "image_edit")
+
+
+def _add_subject_routes(app: FastAPI, service: Service) -> None:
+    store, limits = service.store, service.served.limits
+
+    @app.post("/v1/subjects")
+    def upload(
+        http: HttpRequest,
+        image: Annotated[UploadFile, File(description="picture of the subject: PNG, JPEG or WebP")],
+        cut_out: Annotated[bool, Form(description="cut the subject out of its picture, as in training")] = True,
+    ) -> SubjectInfo:
+        """Keep a subject's picture, to be used by its id until it expires."""
+        data = image.file.read()
+        reference = decode_reference(data, limits.image_megapixels, cut_out, "image")
+        return store.add(_owner(http), reference, sha256(data), cut_out)
+
+    @app.get("/v1/subjects")
+    def subjects(http: HttpRequest) -> dict[str, Any]:
+        """The subjects of this key."""
+        return {"object": "list", "data": store.all(_owner(http))}
+
+    @app.get("/v1/subjects/{subject_id}")
+    def subject(subject_id: SubjectId, http: HttpRequest) -> SubjectInfo:
+        """One subject of this key."""
+        return store.info(_owner(http), subject_id)
+
+    @app.delete("/v1/subjects/{subject_id}")
+    def delete(subject_id: SubjectId, http: HttpRequest) -> dict[str, Any]:
+        """Forget a subject, in all replicas."""
+        store.remove(_owner(http), subject_id)
+        return {"id": subject_id, "object": "subject.deleted", "deleted": True}
+
+
+def _add_telling_routes(app: FastAPI, service: Service) -> None:
+    started = int(time.time())
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The one model that is served."""
-        model = {"id": served.name, "object": "model", "created": started, "owned_by": "flexip"}
+        model = {"id": service.served.name, "object": "model", "created": started, "owned_by": "flexip"}
         return {"object": "list", "data": [model]}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
         """Says that this replica lives, and what it has done."""
-        counters = asdict(batcher.counters) | {"encoded": references.encoded, "not_encoded_again": references.hits}
-        return {"status": "ok", "process": os.getpid(), "waiting": batcher.waiting, **counters}
+        references = {"encoded": service.references.encoded, "not_encoded_again": service.references.hits}
+        counters = asdict(service.batcher.counters) | references
+        return {"status": "ok", "process": os.getpid(), "waiting": service.batcher.waiting, **counters}
 
-    return app
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Numbers for Prometheus, of the replica that answers."""
+        return Response(service.meters.text(), media_type="text/plain; version=0.0.4")
 
 
-async def _draw(
-    batcher: Batcher[Request, Rgb], request: ImageRequest, reference: Rgb | None, served: Served
-) -> ImagesResponse:
-    rows = to_rows(request, reference, served)
-    images = await batcher.submit(rows)
-    encode: Any = encode_png if request.output_format == "png" else encode_jpeg
-    files = await asyncio.gather(*(run_in_threadpool(encode, image) for image in images))
+def _owner(http: HttpRequest) -> str:
+    return http.state.owner
+
+
+async def _jobs(
+    service: Service, request: ImageRequest, subjects: Sequence[Subject], file_of: Bytes, http: HttpRequest
+) -> list[Job]:
+    context = Context(service.served, service.store, _owner(http))
+    with service.meters.time("decode"):
+        return await run_in_threadpool(to_jobs, request, subjects, file_of, context)
+
+
+async def _answer(service: Service, request: ImageRequest, jobs: Sequence[Job], kind: Kind) -> Any:
+    """The images, or a stream of events on the way to the one image."""
+    seconds, file_format = service.served.limits.seconds, request.output_format
+    if request.stream:
+        coming = enter(service.batcher, jobs[0], request.partial_images, seconds)
+        return StreamingResponse(events(coming, jobs[0], kind, file_format), media_type="text/event-stream")
+    images = await service.batcher.submit([job.request for job in jobs], seconds)
+    with service.meters.time("encode"):
+        drawn = zip(images, jobs, strict=True)
+        files = await asyncio.gather(
+            *(run_in_threadpool(picture_file, image, job.receipt, file_format) for image, job in drawn)
+        )
     data = [
-        ImageData(b64_json=base64.b64encode(file).decode(), seed=row.seed)
-        for file, row in zip(files, rows, strict=True)
+        ImageData(b64_json=base64.b64encode(file).decode(), seed=job.receipt.seed, receipt=job.receipt)
+        for file, job in zip(files, jobs, strict=True)
     ]
-    return ImagesResponse(created=int(time.time()), data=data)
-
-
-async def _read_form(http: HttpRequest) -> tuple[EditRequest, bytes]:
-    """The checked fields and the bytes of the one uploaded picture."""
-    content_type = http.headers.get("content-type", "")
-    if not content_type.startswith(MULTIPART):
-        message = f"content-type = {errors.shorten(content_type)}: this route takes {MULTIPART}"
-        raise errors.RequestError(message, "content-type", "unsupported_media_type", 415)
-    async with http.form(max_files=len(FILES), max_fields=len(EditRequest.model_fields) + 1) as form:
-        fields, data = _fields(form), await _picture(form)
-    try:
-        return EditRequest.model_validate(fields), data
-    except ValidationError as error:
-        raise errors.validation_error(error.errors(), [*EditRequest.model_fields, "image"]) from error
-
-
-def _fields(form: FormData) -> Mapping[str, str]:
-    fields: dict[str, str] = {}
-    for name, value in form.multi_items():
-        if name in FILES:
-            continue
-        if isinstance(value, UploadFile):
-            message = f"{name}: unexpected file; the picture of the subject goes into the field image"
-            raise errors.RequestError(message, name, "unknown_field", 422)
-        if name in fields:
-            raise errors.RequestError(f"{name}: given twice; send it once", name, "duplicate_field", 422)
-        fields[name] = value
-    return fields
-
-
-async def _picture(form: FormData) -> bytes:
-    pictures = [value for name in FILES for value in form.getlist(name)]
-    if not pictures:
-        message = "image: missing; upload the picture of the subject as a file field named image"
-        raise errors.RequestError(message, "image", "missing_field", 422)
-    if len(pictures) > 1:
-        message = f"image: {len(pictures)} pictures; this model takes one subject"
-        raise errors.RequestError(message, "image", status=422)
-    if not isinstance(pictures[0], UploadFile):
-        message = "image: a text field; send the picture as a file, e.g. curl -F image=@picture.png"
-        raise errors.RequestError(message, "image", status=422)
-    return await pictures[0].read()
-
-
-def _edit_body() -> dict[str, Any]:
-    """OpenAPI's description of the multipart body, which FastAPI does not see."""
-    schema = EditRequest.model_json_schema()
-    schema["properties"]["image"] = {
-        "type": "string",
-        "format": "binary",
-        "description": "picture of the subject: PNG, JPEG or WebP",
-    }
-    schema["required"] = ["image", *schema.get("required", [])]
-    return {"required": True, "content": {MULTIPART: {"schema": schema}}}
+    return ImagesResponse(created=int(time.time()), data=data, size=service.served.size, output_format=file_format)

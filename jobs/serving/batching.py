@@ -5,22 +5,22 @@ Rows of a batch may differ in everything (gate, guidance, steps, seed), so there
 
 import asyncio
 import itertools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-LOGGER = logging.getLogger("ray.serve")
+from jobs.serving.logs import log_error
+
 FIRST_GUESS = 1.0  # [s] assumed for an image before one was measured
 
 Row = TypeVar("Row")
 Picture = TypeVar("Picture")
 RowIn = TypeVar("RowIn", contravariant=True)
 PictureOut = TypeVar("PictureOut", covariant=True)
-Ticket = tuple[Row, "asyncio.Future[Picture]"]
+Stage = Literal["wait", "draw"]
 
 
 class Drawing(Protocol[RowIn, PictureOut]):
@@ -38,9 +38,13 @@ class Drawing(Protocol[RowIn, PictureOut]):
         """One UNet call for all; the pictures that it finished."""
         ...
 
+    def preview(self, keys: Collection[Hashable], /) -> Mapping[Any, PictureOut]:
+        """What unfinished pictures look like so far."""
+        ...
+
 
 class Overloaded(Exception):
-    """The queue has no room for the request. `retry_after` [s] is when it probably will."""
+    """The queue has no room for the request, or it is too long for it. `retry_after` [s]: when it probably has room."""
 
     def __init__(self, waiting: int, retry_after: float):
         super().__init__(f"{waiting} rows are waiting")
@@ -60,6 +64,25 @@ class Counters:
     seconds_per_image: float = field(default=FIRST_GUESS)  # from its first call to its last, moving average
 
 
+@dataclass
+class Ticket(Generic[Row, Picture]):
+    """One row's way through the queue and the calls."""
+
+    row: Row
+    future: "asyncio.Future[Picture]"
+    since: float  # it waits, then it is being drawn [s]
+    watch: "Watch[Picture] | None" = None
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Watch(Generic[Picture]):
+    """Who wants to see a picture while it is being drawn."""
+
+    calls: Collection[int]  # after how many of its calls
+    show: Callable[[Picture], object]
+
+
 class Batcher(Generic[Row, Picture]):
     """Draws at most `max_rows` images together, in a thread of its own; they come and go between UNet calls.
 
@@ -73,13 +96,17 @@ class Batcher(Generic[Row, Picture]):
         max_rows: int,
         max_waiting: int,
         clock: Callable[[], float] = time.monotonic,
+        observe: Callable[[Stage, float], object] = lambda stage, seconds: None,
     ):
-        """`new_drawing` gives an empty one: at the start, and after a UNet call that failed."""
-        self._new_drawing, self._max_rows, self._max_waiting, self._clock = new_drawing, max_rows, max_waiting, clock
+        """`new_drawing` gives an empty one: at the start, and after a UNet call that failed.
+
+        `observe` is told how long each row waited and was drawn [s].
+        """
+        self._new_drawing, self._max_waiting, self._clock, self._observe = new_drawing, max_waiting, clock, observe
+        self.max_rows = max_rows
         self._drawing = new_drawing()
         self._waiting: deque[Ticket[Row, Picture]] = deque()
         self._running: dict[Hashable, Ticket[Row, Picture]] = {}
-        self._begun: dict[Hashable, float] = {}
         self._numbers = itertools.count()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
@@ -89,31 +116,45 @@ class Batcher(Generic[Row, Picture]):
     @property
     def waiting(self) -> int:
         """Rows that were not begun yet and whose client is still there."""
-        return sum(not future.done() for _, future in self._waiting)
+        return sum(not ticket.future.done() for ticket in self._waiting)
 
-    async def submit(self, rows: Sequence[Row]) -> list[Picture]:
-        """The pictures of these rows, all or none.
+    @property
+    def running(self) -> int:
+        """Rows that are being drawn."""
+        return len(self._running)
+
+    async def submit(self, rows: Sequence[Row], seconds: float | None = None) -> list[Picture]:
+        """The pictures of these rows, all or none, within `seconds`.
 
         Raises:
-            Overloaded: before anything is drawn, when the queue has no room for every row.
+            Overloaded: before anything is drawn, when the queue has no room for every row, or not in time.
+            TimeoutError: the pictures were not ready in time.
             Exception: whatever drawing one of these rows raised; rows of other callers are not touched by it.
         """
-        waiting = self.waiting
-        if waiting + len(rows) > self._max_waiting:
-            self.counters.refused += 1
-            rounds = 1 + waiting / self._max_rows
-            raise Overloaded(waiting, rounds * self.counters.seconds_per_image)
-        loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in rows]
-        self._waiting.extend(zip(rows, futures, strict=True))
-        self._arrived.set()
-        if self._worker is None:
-            self._worker = loop.create_task(self._run())
+        futures = self.enter(rows, seconds)
         try:
             return list(await asyncio.gather(*futures))
         finally:
             for future in futures:  # the caller is gone or one row failed: the others need not be drawn
                 future.cancel()
+
+    def enter(
+        self, rows: Sequence[Row], seconds: float | None = None, watch: Watch[Picture] | None = None
+    ) -> list["asyncio.Future[Picture]"]:
+        """The pictures of these rows to come, each of which may be cancelled. Raises as `submit`."""
+        self._admit(len(rows), seconds)
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in rows]
+        for future in futures:
+            if seconds is not None:
+                expiry = loop.call_later(seconds, _expire, future)
+                future.add_done_callback(lambda _, expiry=expiry: expiry.cancel())
+        now = self._clock()
+        self._waiting.extend(Ticket(row, future, now, watch) for row, future in zip(rows, futures, strict=True))
+        self._arrived.set()
+        if self._worker is None:
+            self._worker = loop.create_task(self._run())
+        return futures
 
     def check(self) -> None:
         """Raises RuntimeError when the batcher has stopped working."""
@@ -126,17 +167,27 @@ class Batcher(Generic[Row, Picture]):
             self._worker.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _admit(self, rows: int, seconds: float | None) -> None:
+        waiting = self.waiting
+        rounds = waiting / self.max_rows
+        late = seconds is not None and rounds * self.counters.seconds_per_image > seconds
+        if waiting + rows > self._max_waiting or late:
+            self.counters.refused += 1
+            raise Overloaded(waiting, (1 + rounds) * self.counters.seconds_per_image)
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             if not self._running:
                 await self._arrived.wait()
-            gone = [key for key, (_, future) in self._running.items() if future.done()]
-            coming = self._take(self._max_rows - len(self._running) + len(gone))
-            outcomes = await loop.run_in_executor(self._thread, self._advance, coming, gone)
+            gone = [key for key, ticket in self._running.items() if ticket.future.done()]
+            coming = self._take(self.max_rows - len(self._running) + len(gone))
+            outcomes, previews = await loop.run_in_executor(self._thread, self._advance, coming, gone)
             for key in gone:
-                self._end(key)
+                del self._running[key]
                 self.counters.abandoned += 1
+            for key, picture in previews.items():
+                self._show(key, picture)
             for key, outcome in outcomes.items():
                 self._tell(key, outcome)
 
@@ -144,31 +195,42 @@ class Batcher(Generic[Row, Picture]):
         """Rows that now begin; those whose client has gone never do."""
         coming: dict[Hashable, Row] = {}
         while self._waiting and len(coming) < room:
-            row, future = self._waiting.popleft()
-            if not future.done():
-                key = next(self._numbers)
-                coming[key], self._running[key], self._begun[key] = row, (row, future), self._clock()
+            ticket = self._waiting.popleft()
+            if not ticket.future.done():
+                key, now = next(self._numbers), self._clock()
+                self._observe("wait", now - ticket.since)
+                ticket.since = now
+                coming[key], self._running[key] = ticket.row, ticket
         if not self._waiting:
             self._arrived.clear()
         return coming
 
     def _advance(
         self, coming: Mapping[Hashable, Row], gone: Collection[Hashable]
-    ) -> dict[Hashable, Picture | Exception]:
-        """In the thread: some leave, some join, one UNet call. What failed is among the outcomes."""
+    ) -> tuple[Mapping[Hashable, Picture | Exception], Mapping[Hashable, Picture]]:
+        """In the thread: some leave, some join, one UNet call. What came to its end, failures too, and previews."""
         self._drawing.remove(gone)
         outcomes = self._begin(coming)
-        running = {key: row for key, (row, _) in self._running.items() if key not in gone and key not in outcomes}
+        running = {key: ticket for key, ticket in self._running.items() if key not in gone and key not in outcomes}
         if not running:
-            return outcomes
+            return outcomes, {}
         self.counters.calls += 1
         self.counters.drawn += len(running)
         try:
-            return {**outcomes, **self._drawing.step()}
-        except Exception:  # of whatever kind: it is logged, and below every row gets its own picture or its own error
-            LOGGER.exception("a UNet call of %d images failed; each is drawn alone", len(running))
+            finished = self._drawing.step()
+            return {**outcomes, **finished}, self._previews(running, finished)
+        except Exception as error:  # of whatever kind: below every row gets its own picture or its own error
+            log_error(f"a UNet call of {len(running)} images failed; each is drawn alone", error)
         self._drawing = self._new_drawing()
-        return outcomes | {key: self._alone(key, row) for key, row in running.items()}
+        return outcomes | {key: self._alone(key, ticket.row) for key, ticket in running.items()}, {}
+
+    def _previews(
+        self, running: Mapping[Hashable, Ticket[Row, Picture]], finished: Collection[Hashable]
+    ) -> Mapping[Hashable, Picture]:
+        for ticket in running.values():
+            ticket.calls += 1
+        wanted = [key for key, t in running.items() if key not in finished and t.watch and t.calls in t.watch.calls]
+        return self._drawing.preview(wanted) if wanted else {}
 
     def _begin(self, coming: Mapping[Hashable, Row]) -> dict[Hashable, Picture | Exception]:
         """The errors of those that cannot be begun."""
@@ -177,7 +239,7 @@ class Batcher(Generic[Row, Picture]):
                 self._drawing.add(coming)
         except Exception as error:
             if len(coming) == 1:
-                LOGGER.exception("a request could not be begun")
+                log_error("a request could not be begun", error)
                 return dict.fromkeys(coming, error)
             return {k: error for key, row in coming.items() for k, error in self._begin({key: row}).items()}
         return {}
@@ -193,22 +255,29 @@ class Batcher(Generic[Row, Picture]):
         except Exception as error:
             return error
 
+    def _show(self, key: Hashable, picture: Picture) -> None:
+        ticket = self._running.get(key)
+        if ticket and ticket.watch and not ticket.future.done():
+            ticket.watch.show(picture)
+
     def _tell(self, key: Hashable, outcome: Picture | Exception) -> None:
-        counters, (_, future), seconds = self.counters, self._running[key], self._end(key)
+        counters, ticket = self.counters, self._running.pop(key)
+        seconds = self._clock() - ticket.since
         if isinstance(outcome, Exception):
             counters.failed += 1
         else:
             measured = seconds if counters.images == 0 else 0.8 * counters.seconds_per_image + 0.2 * seconds
             counters.seconds_per_image = measured
             counters.images += 1
-        if future.done():
+            self._observe("draw", seconds)
+        if ticket.future.done():
             return
         if isinstance(outcome, Exception):
-            future.set_exception(outcome)
+            ticket.future.set_exception(outcome)
         else:
-            future.set_result(outcome)
+            ticket.future.set_result(outcome)
 
-    def _end(self, key: Hashable) -> float:
-        """Forgets it; how long it took [s]."""
-        del self._running[key]
-        return self._clock() - self._begun.pop(key)
+
+def _expire(future: "asyncio.Future[Any]") -> None:
+    if not future.done():
+        future.set_exception(TimeoutError("not ready in time"))

@@ -1,4 +1,6 @@
-"""Refuses bodies that are too large, by their announced length or as soon as the bytes received say so."""
+"""Refuses bodies that are too large, by announced length or by bytes received, and those that come too slowly."""
+
+import asyncio
 
 from fastapi import HTTPException
 from starlette.responses import JSONResponse
@@ -8,10 +10,10 @@ from jobs.serving.errors import error_body
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than `max_bytes` is answered with 413 and not read to its end."""
+    """ASGI middleware: a body of more than `max_bytes` is answered with 413, one that takes over `seconds` with 408."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int):
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float):
+        self._app, self._max_bytes, self._seconds = app, max_bytes, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -22,14 +24,18 @@ class BodyLimit:
         if announced.isdigit() and int(announced) > self._max_bytes:
             await JSONResponse(error_body(message, None, "body_too_large"), 413)(scope, receive, send)
             return
-        received = 0
+        received, whole, deadline = 0, False, asyncio.get_running_loop().time() + self._seconds
 
         async def counted() -> Message:
-            nonlocal received
-            part = await receive()
-            received += len(part.get("body", b""))
+            # FastAPI lets HTTPException pass through its parsing and hands it to the application's error handler.
+            nonlocal received, whole
+            try:
+                async with asyncio.timeout_at(None if whole else deadline):
+                    part = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, f"body: not here after {self._seconds:g} s; send it faster") from error
+            received, whole = received + len(part.get("body", b"")), not part.get("more_body", False)
             if received > self._max_bytes:
-                # FastAPI lets this exception pass through its parsing and hands it to the application's error handler.
                 raise HTTPException(413, message)
             return part
 

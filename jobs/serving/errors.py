@@ -1,7 +1,6 @@
 """What a client is told when something is wrong: OpenAI's error shape, one line naming field, value and remedy."""
 
 import difflib
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +8,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.serving.batching import Overloaded
+from jobs.serving.logs import log_error
 
-LOGGER = logging.getLogger("ray.serve")
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_too_slow", 413: "body_too_large"}
+PLACES = ("body", "path", "query", "header")  # where FastAPI found a field, in front of its name
 LONGEST_VALUE = 60  # characters of a refused value that are repeated; a picture as base64 is millions long
 
 
@@ -24,6 +26,21 @@ class RequestError(Exception):
     def __init__(self, message: str, param: str | None = None, code: str = "invalid_value", status: int = 400):
         super().__init__(message)
         self.param, self.code, self.status = param, code, status
+
+
+class ErrorFacts(BaseModel):
+    """One error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    error: ErrorFacts
 
 
 def shorten(value: object) -> str:
@@ -40,7 +57,7 @@ def error_body(message: str, param: str | None, code: str, kind: str = "invalid_
 def validation_error(problems: Sequence[Any], fields: Sequence[str]) -> RequestError:
     """All problems that pydantic found as one error; `param` is the first field. `fields` are the valid names."""
     first = problems[0]
-    if first["type"] == "json_invalid":
+    if first["type"] == "json_invalid" and first["loc"][0] == "body":  # elsewhere it is a field that holds JSON
         detail = first.get("ctx", {}).get("error", "")
         return RequestError(f"body: not JSON ({detail}); send one JSON object", None, "invalid_json", 400)
     message = "; ".join(_describe(problem, fields) for problem in problems)
@@ -49,20 +66,57 @@ def validation_error(problems: Sequence[Any], fields: Sequence[str]) -> RequestE
 
 
 def _param(problem: Mapping[str, Any]) -> str | None:
-    names = [part for part in problem["loc"] if isinstance(part, str) and part != "body"]
-    return ".".join(names) or None
+    """The path of a field, as subjects[0].gate."""
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"] if part not in PLACES
+    )
+    return path.lstrip(".") or None
 
 
 def _describe(problem: Mapping[str, Any], fields: Sequence[str]) -> str:
     param = _param(problem) or "body"
     if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(param, fields, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(fields)}"
+        nearest = difflib.get_close_matches(param.rpartition(".")[2], fields, n=1)
+        known = "leave it out" if "." in param else f"known: {', '.join(fields)}"
+        hint = f"did you mean {nearest[0]}?" if nearest else known
         return f"{param}: unknown field; {hint}"
     if problem["type"] == "missing":
         return f"{param}: missing; this field is required"
     expected = problem["msg"]
     return f"{param} = {shorten(problem['input'])}: {expected[:1].lower()}{expected[1:]}"
+
+
+def failed_body() -> dict[str, Any]:
+    """Of a request that met a fault of the server."""
+    message = "the server failed to answer this request; the cause is in its log"
+    return error_body(message, None, "internal_error", "server_error")
+
+
+def late_body() -> dict[str, Any]:
+    """Of a request whose deadline passed: it was given up."""
+    return error_body("the images were not ready in time; ask for fewer steps", None, "deadline_passed", "server_error")
+
+
+class Guard:
+    """ASGI middleware: what no handler expected is answered in the one shape, and logged without what a client sent."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:  # of whatever kind: it would be logged with its message further out
+            log_error("a request failed", error)
+            if not begun and scope["type"] == "http":
+                await JSONResponse(failed_body(), 500)(scope, receive, send)
 
 
 def install(app: FastAPI, fields: Sequence[str]) -> None:
@@ -83,20 +137,16 @@ def install(app: FastAPI, fields: Sequence[str]) -> None:
         body = error_body(message, None, "rate_limit_exceeded", "rate_limit_error")
         return JSONResponse(body, 429, headers={"Retry-After": str(seconds)})
 
+    async def late(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(late_body(), 504)
+
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(
-            error.status_code, "invalid_request"
-        )
+        code = HTTP_CODES.get(error.status_code, "invalid_request")
         return JSONResponse(error_body(str(error.detail), None, code), error.status_code, headers=error.headers)
-
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        LOGGER.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        message = "the server failed to answer this request; the cause is in its log"
-        return JSONResponse(error_body(message, None, "internal_error", "server_error"), 500)
 
     app.add_exception_handler(RequestError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Overloaded, overloaded)
+    app.add_exception_handler(TimeoutError, late)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, failed)

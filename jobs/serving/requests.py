@@ -1,24 +1,21 @@
-"""What a client may ask for: OpenAI's image fields plus the gate, checked before anything is drawn."""
+"""What a client may ask for and what it is answered: OpenAI's image fields, the gate, and subjects."""
 
-import base64
-import binascii
-import secrets
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, Json
 
 from flexip.calibration import Calibration
-from flexip.images import ImageError, Rgb, decode_image
-from flexip.request import Request
 from flexip.solvers import Solver
 from jobs.config import Section
-from jobs.serving.errors import RequestError, shorten
-from pipelines.references import prepare_reference
+from jobs.receipt import FileFormat, Receipt
+from jobs.serving.gates import GateFields, Schedule
 
 LARGEST_SEED = 2**32 - 1
-WEIGHTS = ("preservation_weight", "personalization_weight")
-BALANCED = 0.5  # the gate of a reference that comes without one
+MOST_SUBJECTS = 1  # that the sampler can bring into one picture
+SUBJECT_ID = r"^subj_[0-9a-f]{24}$"
+
+P = TypeVar("P")  # how a request names a picture: the picture itself in base64, or the number of an upload
 
 
 class LimitsConfig(Section):
@@ -28,67 +25,80 @@ class LimitsConfig(Section):
     steps: int = Field(default=100, ge=1, le=1000, description="most denoising steps of one image")
     prompt: int = Field(default=2000, ge=1, description="longest prompt [characters]; the text encoder reads 77 tokens")
     body_mb: float = Field(default=20, gt=0, description="largest request body [MB]")
-    image_megapixels: float = Field(default=16, gt=0, description="largest reference image [million pixels]")
+    body_seconds: float = Field(default=60, gt=0, description="longest time that a body may take to arrive [s]")
+    image_megapixels: float = Field(default=16, gt=0, description="largest picture in a request [million pixels]")
+    seconds: float = Field(default=300, gt=0, description="longest time from the queue to the images [s]; then 504")
 
 
-class ImageRequest(BaseModel):
+Side = Annotated[float, Field(ge=0, le=1)]
+
+
+class Subject(GateFields, Generic[P]):
+    """Somebody or something to bring into the picture; what it says of the gate goes before what the request says."""
+
+    image: P | None = Field(None, description="a picture that shows it")
+    subject_id: str | None = Field(None, pattern=SUBJECT_ID, description="instead of image: as /v1/subjects gave it")
+    box: tuple[Side, Side, Side, Side] | None = Field(
+        None, description="where it may act: left, top, right, bottom as fractions of the picture"
+    )
+    mask: P | None = Field(None, description="instead of box: a picture that is white where it may act")
+
+
+class ImageRequest(GateFields):
     """The fields that both routes share."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     prompt: str = Field(min_length=1, description="what to draw")
     model: str | None = Field(None, description="the served model's name, as /v1/models tells; may be left out")
     n: int = Field(1, ge=1, description="how many images, each with a seed of its own")
     size: str = Field("auto", description="WIDTHxHEIGHT in pixels, the model's own resolution; auto takes it")
     response_format: Literal["b64_json"] = Field("b64_json", description="images are returned in the answer")
-    output_format: Literal["png", "jpeg"] = Field("png", description="file format of the images")
-    gamma: float | None = Field(None, ge=0, le=1, description="the dial: 0 obeys the prompt, 1 keeps the subject")
-    preservation_weight: float | None = Field(None, ge=0, le=1, description="weight of identity, instead of gamma")
-    personalization_weight: float | None = Field(None, ge=0, le=1, description="weight of the edit, instead of gamma")
-    identity: float | None = Field(
-        None, description="how much identity to keep, instead of gamma, for a checkpoint with a calibration"
-    )
+    output_format: FileFormat = Field("png", description="file format of the images")
+    stream: bool = Field(False, description="answer with server-sent events, for one image")
+    partial_images: int = Field(0, ge=0, le=3, description="previews to send before the image, with stream")
     cut_out: bool = Field(True, description="cut the subject out of its picture, as in training")
     guidance_scale: float = Field(5.0, ge=1, le=30, description="classifier-free guidance; 1 is without")
     num_inference_steps: int = Field(25, ge=1, description="denoising steps")
     solver: Solver = Field("ddim", description="ddim, or dpm++2m, which needs about half the steps")
     negative_prompt: str = Field("", description="what to steer away from")
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first image, the next ones count up")
-    user: str | None = Field(None, description="accepted for compatibility, not used")
-
-    def weights(self, calibration: Calibration | None) -> tuple[float, float]:
-        """(preservation, personalization): the two free weights, or gamma and 1 - gamma."""
-        if self.identity is not None:
-            gamma = _gamma_for(self.identity, calibration)
-            return gamma, 1 - gamma
-        if self.preservation_weight is not None and self.personalization_weight is not None:
-            return self.preservation_weight, self.personalization_weight
-        gamma = BALANCED if self.gamma is None else self.gamma
-        return gamma, 1 - gamma
+    quality: Literal["auto"] = Field("auto", description="for compatibility; num_inference_steps decides")
+    background: Literal["auto", "opaque"] = Field("auto", description="for compatibility; images are opaque")
+    user: str | None = Field(None, description="for compatibility; not used")
 
 
 class GenerationRequest(ImageRequest):
     """Body of POST /v1/images/generations."""
 
-    image: str | None = Field(None, description="reference of the subject: base64 or a data: URL; without, text alone")
+    subjects: list[Subject[str]] = Field(
+        default=[], description="one at most, its pictures as base64 or data: URLs; none: text alone"
+    )
 
 
 class EditRequest(ImageRequest):
-    """Fields of POST /v1/images/edits beside the file `image`, the reference of the subject."""
+    """Fields of POST /v1/images/edits beside the files."""
+
+    schedule: Json[Schedule] | None = Field(None, description="as in generations, as one JSON string")
+    subjects: Json[list[Subject[int]]] | None = Field(
+        None,
+        description="one JSON string; image and mask count the uploaded image[] from 0. None: each upload is a subject",
+    )
 
 
 class ImageData(BaseModel):
     """One image of an answer."""
 
-    b64_json: str = Field(description="the image file in base64")
+    b64_json: str = Field(description="the image file in base64, its receipt inside")
     seed: int = Field(description="repeats this image when sent with the same fields and n = 1")
+    receipt: Receipt = Field(description="all that draws this image again")
 
 
 class ImagesResponse(BaseModel):
-    """OpenAI's answer, with a seed beside each image."""
+    """OpenAI's answer, with a receipt beside each image."""
 
     created: int = Field(description="Unix time [s]")
     data: list[ImageData]
+    size: str = Field(description="WIDTHxHEIGHT in pixels")
+    output_format: FileFormat
 
 
 @dataclass(frozen=True)
@@ -99,117 +109,9 @@ class Served:
     resolution: int  # [px] side of every image
     limits: LimitsConfig
     calibration: Calibration | None = None
+    weights: str = ""  # SHA-256 of the adapters' file
 
-
-def to_rows(request: ImageRequest, reference: Rgb | None, served: Served) -> list[Request]:
-    """One sampler row per image asked for, `n` seeds counting up from the given or a random one.
-
-    Raises:
-        RequestError: a value beyond the limits, another model or size, or a gate without a reference.
-    """
-    _check(request, reference, served)
-    preservation, personalization = request.weights(served.calibration)
-    first = secrets.randbelow(LARGEST_SEED) if request.seed is None else request.seed
-    return [
-        Request(
-            prompt=request.prompt,
-            reference=reference,
-            preservation=preservation,
-            personalization=personalization,
-            negative_prompt=request.negative_prompt,
-            guidance_scale=request.guidance_scale,
-            steps=request.num_inference_steps,
-            solver=request.solver,
-            seed=(first + index) % (LARGEST_SEED + 1),
-        )
-        for index in range(request.n)
-    ]
-
-
-def _check(request: ImageRequest, reference: Rgb | None, served: Served) -> None:
-    limits, side = served.limits, served.resolution
-    if request.model not in (None, served.name):
-        message = f"model = {shorten(request.model)}: not served here; leave it out or send {served.name!r}"
-        raise RequestError(message, "model", "model_not_found", 404)
-    if request.size not in ("auto", f"{side}x{side}"):
-        message = f"size = {shorten(request.size)}: this model draws {side}x{side}; send that, or auto"
-        raise RequestError(message, "size", status=422)
-    for name, most in (("n", limits.images), ("num_inference_steps", limits.steps)):
-        if getattr(request, name) > most:
-            message = f"{name} = {getattr(request, name)}: should be less than or equal to {most}"
-            raise RequestError(message, name, status=422)
-    for name in ("prompt", "negative_prompt"):
-        if len(getattr(request, name)) > limits.prompt:
-            message = f"{name}: {len(getattr(request, name))} characters; at most {limits.prompt} are accepted"
-            raise RequestError(message, name, status=422)
-    if not request.prompt.strip():
-        raise RequestError(f"prompt = {shorten(request.prompt)}: should say what to draw", "prompt", status=422)
-    _check_gate(request, reference)
-
-
-def _gamma_for(identity: float, calibration: Calibration | None) -> float:
-    if calibration is None:
-        message = f"identity = {identity:g}: this model was not calibrated; send gamma instead"
-        raise RequestError(message, "identity", status=422)
-    try:
-        return calibration.gamma_for(identity)
-    except ValueError as error:
-        raise RequestError(str(error), "identity", status=422) from error
-
-
-def _check_gate(request: ImageRequest, reference: Rgb | None) -> None:
-    weights = [name for name in WEIGHTS if getattr(request, name) is not None]
-    if request.identity is not None and (request.gamma is not None or weights):
-        other = weights[0] if weights else "gamma"
-        message = f"identity = {request.identity:g}: given together with {other}; give one of them"
-        raise RequestError(message, "identity", status=422)
-    if request.gamma is not None and weights:
-        message = f"gamma = {request.gamma:g}: given together with {weights[0]}; give gamma or the two weights"
-        raise RequestError(message, "gamma", status=422)
-    if len(weights) == 1:
-        missing = next(name for name in WEIGHTS if name not in weights)
-        message = f"{missing}: missing beside {weights[0]}; give both weights, or gamma instead of them"
-        raise RequestError(message, missing, "missing_field", 422)
-    asked = [*weights, *(name for name in ("gamma", "identity") if getattr(request, name) is not None)]
-    if reference is None and asked:
-        name = asked[0]
-        message = f"{name}: there is no subject to weigh; send its picture as image, or leave {name} out"
-        raise RequestError(message, name, status=422)
-
-
-def decode_base64(text: str) -> bytes:
-    """The bytes of base64 text or of a `data:image/...;base64,` URL.
-
-    Raises:
-        RequestError: anything else, URLs of other kinds included: the server fetches nothing.
-    """
-    body = text.strip()
-    if body.startswith("data:"):
-        head, comma, body = body.partition(",")
-        if not comma or not head.endswith(";base64"):
-            message = f"image = {shorten(text)}: a data URL must look like data:image/png;base64,..."
-            raise RequestError(message, "image", "invalid_base64")
-    elif "://" in body[:12]:
-        message = f"image = {shorten(text)}: the server fetches no URLs; send the picture itself as base64"
-        raise RequestError(message, "image", "invalid_base64")
-    try:
-        return base64.b64decode("".join(body.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        message = f"image = {shorten(text)}: not base64 ({error}); send base64 or a data URL"
-        raise RequestError(message, "image", "invalid_base64") from error
-
-
-def decode_reference(data: bytes, limits: LimitsConfig, cut_out: bool, param: str = "image") -> Rgb:
-    """The reference as RGB, its subject cut out on white if wanted.
-
-    Raises:
-        RequestError: bytes that are no usable picture, or one that is too large or too small.
-    """
-    try:
-        image = decode_image(data, max_pixels=limits.image_megapixels * 1e6)
-        return prepare_reference(image).image if cut_out else image
-    except ImageError as error:
-        status = 413 if error.reason == "too_many_pixels" else 400
-        raise RequestError(
-            f"{param}: {error}; send a PNG, JPEG or WebP picture", param, error.reason, status
-        ) from error
+    @property
+    def size(self) -> str:
+        """Of every image."""
+        return f"{self.resolution}x{self.resolution}"

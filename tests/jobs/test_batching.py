@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from jobs.serving.batching import Batcher, Overloaded
+from jobs.serving.batching import Batcher, Overloaded, Watch
 
 
 @dataclass
@@ -18,6 +18,7 @@ class Studio:
     steps: Callable[[int], int] = lambda row: 1
     fails: Callable[[Collection[int]], bool] = lambda rows: False  # a call for these rows
     refuses: Collection[int] = ()  # rows that cannot be begun
+    blind: bool = False  # has no previews
     calls: list[list[int]] = field(default_factory=list)
     given_up: list[int] = field(default_factory=list)
     now: float = 0.0
@@ -44,6 +45,11 @@ class Drawing:
 
     def remove(self, keys: Collection[Hashable]) -> None:
         self.studio.given_up += [self.rows.pop(key) for key in keys]
+
+    def preview(self, keys: Collection[Hashable]) -> dict[Hashable, str]:
+        if self.studio.blind:
+            raise ValueError("no preview")
+        return {key: f"{self.rows[key]} after {self.done[key]}" for key in keys}
 
     def step(self) -> dict[Hashable, str]:
         studio, together = self.studio, sorted(self.rows.values())
@@ -222,3 +228,75 @@ def test_a_dead_drawing_loop_is_reported_to_the_health_check():
             queue.check()
 
     asyncio.run(scenario())
+
+
+def test_previews_are_shown_to_who_asked_between_the_calls_that_were_asked_for():
+    studio, seen = Studio(steps=lambda row: row), []
+
+    async def scenario():
+        queue = studio.batcher()
+        watched = queue.enter([4], watch=Watch({1, 3, 4}, lambda picture: seen.append((picture, len(studio.calls)))))
+        return await asyncio.gather(asyncio.gather(*watched), queue.submit([3]))
+
+    assert asyncio.run(scenario()) == [["picture 4"], ["picture 3"]]
+    assert seen == [("4 after 1", 1), ("4 after 3", 3)]  # a finished picture needs no preview
+
+
+def test_a_failed_preview_costs_the_previews_and_not_the_picture():
+    studio, seen = Studio(steps=lambda row: 3, blind=True), []
+
+    async def scenario():
+        return await asyncio.gather(*studio.batcher().enter([1], watch=Watch({1}, seen.append)))
+
+    assert asyncio.run(scenario()) == ["picture 1"]
+    assert seen == []
+
+
+def test_what_is_late_is_given_up_between_two_calls():
+    studio = Studio(steps=lambda row: 1000 if row == 7 else 2)
+
+    async def scenario():
+        queue = studio.batcher()
+        studio.fails = lambda rows: time.sleep(0.01) or False
+        with pytest.raises(TimeoutError):
+            await queue.submit([7], seconds=0.2)
+        return await queue.submit([8], seconds=10), queue.counters
+
+    picture, counters = asyncio.run(scenario())
+    assert (picture, counters.images, counters.abandoned) == (["picture 8"], 1, 1)
+    assert studio.given_up == [7]
+    assert len(studio.calls) < 100
+
+
+def test_who_would_wait_past_its_deadline_is_refused_at_once():
+    studio = Studio(steps=lambda row: 4)
+
+    async def scenario():
+        queue = studio.batcher(max_rows=1)
+        await queue.submit([9])  # measures: four calls of a second each
+        waiting = [queue.enter([row], seconds=100) for row in range(3)]
+        with pytest.raises(Overloaded) as refused:
+            queue.enter([3], seconds=11)
+        in_time = queue.enter([4], seconds=13)
+        for (future,) in [*waiting, in_time]:
+            future.cancel()
+        return refused.value
+
+    assert asyncio.run(scenario()).retry_after == pytest.approx(4 * 4.0)
+
+
+def test_the_time_in_the_queue_and_at_the_easel_is_told():
+    studio, told = Studio(steps=lambda row: row), []
+
+    async def scenario():
+        queue = Batcher(
+            lambda: Drawing(studio),
+            max_rows=1,
+            max_waiting=8,
+            clock=lambda: studio.now,
+            observe=lambda *it: told.append(it),
+        )
+        await asyncio.gather(queue.submit([2]), queue.submit([3]))
+
+    asyncio.run(scenario())
+    assert told == [("wait", 0.0), ("draw", 2.0), ("wait", 2.0), ("draw", 3.0)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from flexip.calibration import Calibration
 from flexip.checkpoint import store_calibration
@@ -25,7 +26,7 @@ def words(checkpoint: Path, output: Path, *more: str) -> list[str]:
 
 
 def test_pictures_are_named_by_their_seeds_and_repeat(untrained_checkpoint, picture, tmp_path, capsys) -> None:
-    asked = ["--reference", str(picture), "--gamma", "0.7", "--seed", "4"]
+    asked = ["--subject", str(picture), "--gamma", "0.7", "--seed", "4"]
     main(words(untrained_checkpoint, tmp_path / "two", *asked, "--images", "2"))
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["00004.png", "00005.png", "reference.png"]
     assert "2 pictures in" in capsys.readouterr().out
@@ -36,18 +37,58 @@ def test_pictures_are_named_by_their_seeds_and_repeat(untrained_checkpoint, pict
     assert np.abs(decode_image((tmp_path / "one" / "00004.png").read_bytes()).astype(int) - first).max() <= 1
 
 
+def test_a_picture_is_drawn_again_from_its_receipt(untrained_checkpoint, picture, tmp_path) -> None:
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(encode_png(np.full((8, 8, 3), 128, np.uint8)))
+    more = ["--subject", str(picture), "--mask", str(mask), "--gamma", "0.7", "--seed", "4", "--solver", "dpm++2m"]
+    main(words(untrained_checkpoint, tmp_path, *more))
+    original = tmp_path / "00004.png"
+    again = ["--from", str(original), "--subject", str(picture), "--mask", str(mask)]
+    main(["--checkpoint", str(untrained_checkpoint), "--output", str(tmp_path / "again"), *again])
+    assert (tmp_path / "again" / "00004.png").read_bytes() == original.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "subject is missing; give the file with SHA-256"),
+        (["--subject", "OTHER"], "has SHA-256"),
+        (["--subject", "PICTURE", "--mask", "OTHER"], "the receipt knows no mask"),
+        (["--subject", "PICTURE", "--seed", "5"], "seed: given together with from"),
+        (["--subject", "PICTURE", "--checkpoint", "RETRAINED"], "give the checkpoint that drew it"),
+        (["--subject", "PICTURE", "--from", "OTHER"], "holds no receipt"),
+        (["--subject", "PICTURE", "--from", "nowhere.png"], "from = nowhere.png: cannot be read"),
+    ],
+)
+def test_a_receipt_needs_its_own_files(untrained_checkpoint, picture, tmp_path, capsys, more, said):
+    main(words(untrained_checkpoint, tmp_path, "--subject", str(picture)))
+    other = tmp_path / "other.png"
+    other.write_bytes(encode_png(np.zeros((16, 16, 3), np.uint8)))
+    retrained = shutil.copytree(untrained_checkpoint, tmp_path / "retrained")
+    weights = load_file(retrained / "adapters.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, retrained / "adapters.safetensors")
+    names = {"OTHER": str(other), "PICTURE": str(picture), "RETRAINED": str(retrained)}
+    base = {"--from": str(tmp_path / "00000.png"), "--checkpoint": str(untrained_checkpoint)}
+    given = base | {more[i]: names.get(more[i + 1], more[i + 1]) for i in range(0, len(more), 2)}
+    with pytest.raises(SystemExit):
+        main([*[word for pair in given.items() for word in pair], "--output", str(tmp_path / "out")])
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_a_reference_the_base_model_draws(untrained_checkpoint, picture, tmp_path) -> None:
     main(words(untrained_checkpoint, tmp_path / "base"))
-    zero = ["--preservation", "0", "--personalization", "0", "--reference", str(picture)]
+    zero = ["--preservation", "0", "--personalization", "0", "--subject", str(picture)]
     main(words(untrained_checkpoint, tmp_path / "zero", *zero))
-    drawn = [(tmp_path / name / "00000.png").read_bytes() for name in ("base", "zero")]
-    assert drawn[0] == drawn[1]
+    base, zero = (decode_image((tmp_path / name / "00000.png").read_bytes()) for name in ("base", "zero"))
+    np.testing.assert_array_equal(base, zero)
 
 
 def test_identity_is_asked_for_by_its_amount(untrained_checkpoint, picture, tmp_path, capsys) -> None:
     checkpoint = shutil.copytree(untrained_checkpoint, tmp_path / "checkpoint")
     store_calibration(checkpoint, Calibration([0.0, 1.0], [0.2, 0.8], "dino", 4, "abc"))
-    subject = ["--reference", str(picture)]
+    subject = ["--subject", str(picture)]
     main(words(checkpoint, tmp_path / "asked", *subject, "--identity", "0.35"))
     assert "identity 0.35 is gamma 0.250" in capsys.readouterr().out
     main(words(checkpoint, tmp_path / "dialled", *subject, "--gamma", "0.25"))
@@ -58,7 +99,7 @@ def test_identity_is_asked_for_by_its_amount(untrained_checkpoint, picture, tmp_
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--reference", "nowhere.png"], "reference = nowhere.png: no such file"),
+        (["--subject", "nowhere.png"], "subject = nowhere.png: no such file"),
         (["--gamma", "1.5"], "gamma"),
         (["--identity", "0.5"], "has no calibration; run `python -m jobs.calibrate`"),
         (["--identity", "0.5", "--gamma", "0.5"], "given together with gamma"),

@@ -35,7 +35,7 @@ def test_the_python_of_the_readme_draws(untrained_checkpoint, reference, tmp_pat
     (tmp_path / "subject.png").write_bytes(encode_png(reference))
     monkeypatch.chdir(tmp_path)
     names = {"mask": np.ones((64, 64), np.float32), "front": reference, "side": reference[:, ::-1].copy()}
-    blocks = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(from flexip.+?)```", README, re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)

@@ -1,26 +1,32 @@
 """The service as a client meets it: a real Ray Serve application, an untrained checkpoint, real HTTP."""
 
 import base64
+import json
+import re
 import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 
 from flexip.calibration import Calibration
 from flexip.checkpoint import store_calibration
 from flexip.images import decode_image, encode_jpeg, encode_png
+from jobs import generate
 from jobs.config import RayConfig
 from jobs.console import UserError
 from jobs.serve import ServeConfig, serving
 from jobs.serving.requests import LimitsConfig
 
+README = Path(__file__).parents[2] / "README.md"
 STEPS = 3
-LIMITS = LimitsConfig(images=4, steps=10, prompt=100, body_mb=1, image_megapixels=0.5)
+LIMITS = LimitsConfig(images=4, steps=30, prompt=100, body_mb=1, image_megapixels=0.5)
 
 
 def free_port() -> int:
@@ -29,9 +35,14 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def client(untrained_checkpoint, tmp_path_factory) -> Iterator[httpx.Client]:
+def checkpoint(untrained_checkpoint, tmp_path_factory) -> Path:
     checkpoint = shutil.copytree(untrained_checkpoint, tmp_path_factory.mktemp("calibrated") / "checkpoint")
     store_calibration(checkpoint, Calibration([0.0, 1.0], [0.2, 0.8], "dino", 4, "abc"))
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def client(checkpoint) -> Iterator[httpx.Client]:
     config = ServeConfig(
         checkpoint=checkpoint, port=free_port(), limits=LIMITS, batch_rows=6, ray=RayConfig(num_cpus=2)
     )
@@ -44,8 +55,9 @@ def picture(reference) -> str:
     return base64.b64encode(encode_png(reference)).decode()
 
 
-def body(**fields: Any) -> dict[str, Any]:
-    return {"prompt": "a creature on a beach", "num_inference_steps": STEPS, "seed": 5} | fields
+def body(image: str | None = None, **fields: Any) -> dict[str, Any]:
+    subjects = {"subjects": [{"image": image}]} if image is not None else {}
+    return {"prompt": "a creature on a beach", "num_inference_steps": STEPS, "seed": 5, **subjects} | fields
 
 
 def draw(client: httpx.Client, **fields: Any) -> list[np.ndarray]:
@@ -91,8 +103,8 @@ def test_the_answer_is_what_the_sampler_draws(client, picture, reference, untrai
     (found,) = draw(
         client,
         image=picture,
-        preservation_weight=0.8,
-        personalization_weight=0.3,
+        preservation=0.8,
+        personalization=0.3,
         negative_prompt="dark",
         guidance_scale=4.0,
     )
@@ -101,9 +113,9 @@ def test_the_answer_is_what_the_sampler_draws(client, picture, reference, untrai
 
 def test_requests_with_different_gates_share_a_batch_and_do_not_change_each_other(client, picture):
     asked = [
-        {"image": picture, "gamma": 0.0},
-        {"image": picture, "gamma": 1.0, "guidance_scale": 2.0},
-        {"image": picture, "gamma": 0.5, "num_inference_steps": 5, "seed": 6},
+        {"image": picture, "gate": 0.0},
+        {"image": picture, "gate": 1.0, "guidance_scale": 2.0},
+        {"image": picture, "gate": 0.5, "num_inference_steps": 5, "seed": 6},
         {"guidance_scale": 1.0},
     ]
     alone = [draw(client, **fields)[0] for fields in asked]
@@ -137,15 +149,90 @@ def test_without_a_seed_the_answer_tells_the_one_it_drew(client):
 
 
 def test_edits_take_an_upload_and_agree_with_generations(client, picture, reference):
-    fields = {name: str(value) for name, value in body(gamma=0.7, output_format="jpeg").items()}
+    fields = {name: str(value) for name, value in body(gate=0.7, output_format="jpeg").items()}
     for name in ("image", "image[]"):
         files = {name: ("who.png", encode_png(reference), "image/png")}
         answer = client.post("/v1/images/edits", data=fields, files=files)
         assert answer.status_code == 200, answer.text
         data = base64.b64decode(answer.json()["data"][0]["b64_json"])
         assert data[:3] == b"\xff\xd8\xff"
-        (expected,) = draw(client, image=f"data:image/png;base64,{picture}", gamma=0.7)
+        (expected,) = draw(client, image=f"data:image/png;base64,{picture}", gate=0.7)
         assert np.abs(decode_image(data).astype(int) - expected).mean() < 12  # JPEG of a noisy picture
+
+
+@pytest.fixture(scope="module")
+def official(client) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="any", max_retries=0) as official:
+        yield official
+
+
+MORE = {"num_inference_steps": STEPS, "seed": 5}
+
+
+def test_the_official_client_generates(official, client, picture):
+    subjects = [{"image": picture, "gate": 0.7}]
+    answer = official.images.generate(
+        model="flexip",
+        prompt="a creature on a beach",
+        n=2,
+        size="auto",
+        quality="auto",
+        response_format="b64_json",
+        extra_body=MORE | {"subjects": subjects},
+    )
+    expected = draw(client, n=2, subjects=subjects)
+    for item, right in zip(answer.data or [], expected, strict=True):
+        found = decode_image(base64.b64decode(item.b64_json or ""))
+        assert np.abs(found.astype(int) - right.astype(int)).max() <= 1
+    with pytest.raises(openai.UnprocessableEntityError) as refusal:
+        official.images.generate(model="flexip", prompt="x", n=99)
+    assert refusal.value.param == "n"
+
+
+def test_the_official_client_edits(official, client, picture, reference):
+    png = encode_png(reference)
+    (expected,) = draw(client, subjects=[{"image": picture, "gate": 0.7, "mask": picture}])
+    told = json.dumps([{"image": 0, "gate": 0.7, "mask": 1}])
+    for images, more in ((png, {"gate": 0.7}), ([png, png], {"subjects": told})):
+        answer = official.images.edit(image=images, prompt="a creature on a beach", extra_body=MORE | more)
+        (item,) = answer.data or []
+        found = decode_image(base64.b64decode(item.b64_json or ""))
+        if more == {"subjects": told}:
+            assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_the_official_client_streams(official, client):
+    stream = official.images.generate(
+        prompt="a creature on a beach", stream=True, partial_images=2, extra_body=MORE | {"num_inference_steps": 6}
+    )
+    events = list(stream)
+    partial = "image_generation.partial_image"
+    assert [event.type for event in events] == [partial, partial, "image_generation.completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
+    first, second, last = (decode_image(base64.b64decode(event.b64_json)).astype(int) for event in events)
+    (expected,) = draw(client, num_inference_steps=6)
+    assert np.abs(last - expected).max() <= 1
+    assert 1 < np.abs(second - last).mean() < np.abs(first - last).mean()
+
+
+def test_what_the_readme_tells_the_official_client_works(client, reference, tmp_path, monkeypatch):
+    (tmp_path / "subject.png").write_bytes(encode_png(reference))
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(from openai.+?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block.replace("http://localhost:8000", str(client.base_url)), "README.md", "exec"), names)
+    assert decode_image(base64.b64decode(names["answer"].data[0].b64_json)).shape == (64, 64, 3)
+
+
+def test_a_receipt_draws_the_picture_again_bit_for_bit(client, checkpoint, picture, reference, tmp_path):
+    subjects = [{"image": picture, "box": [0, 0, 0.5, 1], "schedule": {"type": "linear", "first": 1, "last": 0.1}}]
+    item = client.post("/v1/images/generations", json=body(subjects=subjects)).json()["data"][0]
+    served, subject = tmp_path / "served.png", tmp_path / "subject.png"
+    served.write_bytes(base64.b64decode(item["b64_json"]))
+    subject.write_bytes(encode_png(reference))
+    words = ["--from", str(served), "--subject", str(subject), "--output", str(tmp_path)]
+    generate.main([*words, "--checkpoint", str(checkpoint)])
+    assert (tmp_path / "00005.png").read_bytes() == served.read_bytes()
 
 
 def test_models_and_health(client):
@@ -158,11 +245,11 @@ def test_models_and_health(client):
 @pytest.mark.parametrize(
     ("fields", "status", "param", "said"),
     [
-        ({"gama": 0.5}, 422, "gama", "did you mean gamma?"),
-        ({"gamma": 1.5}, 422, "gamma", "gamma = 1.5: input should be less than or equal to 1"),
+        ({"gatte": 0.5}, 422, "gatte", "did you mean gate?"),
+        ({"gate": 1.5}, 422, "gate", "gate = 1.5: input should be less than or equal to 1"),
         ({"n": 9}, 422, "n", "less than or equal to 4"),
         ({"n": "many"}, 422, "n", "valid integer"),
-        ({"num_inference_steps": 11}, 422, "num_inference_steps", "less than or equal to 10"),
+        ({"num_inference_steps": 31}, 422, "num_inference_steps", "less than or equal to 30"),
         ({"size": "512x512"}, 422, "size", "64x64"),
         ({"model": "dall-e-3"}, 404, "model", "'flexip'"),
         ({"prompt": " "}, 422, "prompt", "what to draw"),
@@ -170,10 +257,10 @@ def test_models_and_health(client):
         ({"prompt": None}, 422, "prompt", "valid string"),
         ({"seed": -1}, 422, "seed", "greater than or equal to 0"),
         ({"response_format": "url"}, 422, "response_format", "b64_json"),
-        ({"image": "!!!"}, 400, "image", "not base64"),
-        ({"image": base64.b64encode(b"just some text").decode()}, 400, "image", "not an image"),
-        ({"image": "https://example.org/cat.png"}, 400, "image", "fetches no URLs"),
-        ({"gamma": 0.5}, 422, "gamma", "no subject"),
+        ({"image": "!!!"}, 400, "subjects[0].image", "not base64"),
+        ({"image": base64.b64encode(b"just some text").decode()}, 400, "subjects[0].image", "not an image"),
+        ({"image": "https://example.org/cat.png"}, 400, "subjects[0].image", "fetches no URLs"),
+        ({"gate": 0.5}, 422, "gate", "no subject"),
         ({"identity": 0.5}, 422, "identity", "no subject"),
     ],
 )
@@ -187,21 +274,21 @@ def test_a_wrong_field_is_named_with_its_remedy(client, fields, status, param, s
 @pytest.mark.parametrize(
     ("weights", "param"),
     [
-        ({"gamma": 0.5, "preservation_weight": 0.5, "personalization_weight": 0.5}, "gamma"),
-        ({"preservation_weight": 0.5}, "personalization_weight"),
-        ({"preservation_weight": 0.5, "personalization_weight": 2}, "personalization_weight"),
+        ({"gate": 0.5, "preservation": 0.5, "personalization": 0.5}, "gate"),
+        ({"preservation": 0.5}, "personalization"),
+        ({"preservation": 0.5, "personalization": 2}, "personalization"),
     ],
 )
-def test_a_gate_is_one_gamma_or_two_weights(client, picture, weights, param):
+def test_a_gate_is_one_dial_or_two_weights(client, picture, weights, param):
     assert refused(client.post("/v1/images/generations", json=body(image=picture, **weights)))[:2] == (422, param)
 
 
 def test_identity_is_asked_for_by_its_amount(client, picture):
-    (asked,), (dialled,) = draw(client, image=picture, identity=0.35), draw(client, image=picture, gamma=0.25)
+    (asked,), (dialled,) = draw(client, image=picture, identity=0.35), draw(client, image=picture, gate=0.25)
     assert np.abs(asked.astype(int) - dialled.astype(int)).max() <= 1
-    for fields, said in (({"identity": 0.9}, "keeps 0.200 to 0.800"), ({"identity": 0.5, "gamma": 0.5}, "one of")):
+    for fields, said in (({"identity": 0.9}, "keeps 0.200 to 0.800"), ({"identity": 0.5, "gate": 0.5}, "one of")):
         status, param, message = refused(client.post("/v1/images/generations", json=body(image=picture, **fields)))
-        assert (status, param) == (422, "identity")
+        assert (status, param) == (422, "gate" if "gate" in fields else "identity")
         assert said in message
 
 
@@ -224,18 +311,21 @@ def test_uploads_that_are_no_pictures_are_refused(client, reference):
     ):
         answer = client.post("/v1/images/edits", data={"prompt": "x"}, files={"image": ("who.png", data)})
         found = refused(answer)
-        assert found[:2] == (status, "image")
+        assert found[:2] == (status, "subjects[0].image")
         assert said in found[2]
 
 
 def test_a_form_is_checked_like_json(client, reference):
     files = {"image": ("who.png", encode_png(reference))}
     assert refused(client.post("/v1/images/edits", data={"prompt": "x"}, files={}))[0] == 415
-    assert refused(client.post("/v1/images/edits", data={"prompt": "x", "gama": "1"}, files=files))[:2] == (422, "gama")
-    assert refused(client.post("/v1/images/edits", data={"gamma": "0.5"}, files=files))[:2] == (422, "prompt")
+    assert refused(client.post("/v1/images/edits", data={"prompt": "x", "gatte": "1"}, files=files))[:2] == (
+        422,
+        "gatte",
+    )
+    assert refused(client.post("/v1/images/edits", data={"gate": "0.5"}, files=files))[:2] == (422, "prompt")
     assert refused(client.post("/v1/images/edits", files={"prompt": (None, "x")}))[:2] == (422, "image")
     two = [("image[]", ("a.png", files["image"][1])), ("image[]", ("b.png", files["image"][1]))]
-    assert refused(client.post("/v1/images/edits", data={"prompt": "x"}, files=two))[:2] == (422, "image")
+    assert refused(client.post("/v1/images/edits", data={"prompt": "x"}, files=two))[:2] == (422, "subjects")
 
 
 def test_a_body_beyond_the_limit_is_a_413_announced_or_not(client):
@@ -256,7 +346,7 @@ def test_unknown_routes_and_methods_have_the_same_shape(client):
 
 def test_a_refused_request_leaves_the_service_working(client):
     before = client.get("/healthz").json()
-    client.post("/v1/images/generations", json=body(gamma=7))
+    client.post("/v1/images/generations", json=body(gate=7))
     assert len(draw(client)) == 1
     assert client.get("/healthz").json()["process"] == before["process"]
 

@@ -1,0 +1,154 @@
+"""The receipt of a picture: everything that draws it again, kept in the picture file itself and in the answer.
+
+PNG holds it as the text chunk `flexip`, JPEG as its comment; both also say, in XMP, that the picture was generated.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from flexip.images import ImageError, Rgb, encode_jpeg, encode_png
+from flexip.request import Request
+from flexip.solvers import Solver
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the picture
+FileFormat = Literal["png", "jpeg"]
+CHUNK, XMP_CHUNK = "flexip", "XML:com.adobe.xmp"
+XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">\
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" \
+xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType=\
+"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>"""
+
+
+@dataclass(frozen=True)
+class DrawnSubject:
+    """How one subject came into the picture."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    sha256: str  # of the file that shows it, as it was sent
+    cut_out: bool
+    preservation: float | list[float]  # a list is a schedule over the steps
+    personalization: float | list[float]
+    box: Box | None = None
+    mask: str | None = None  # SHA-256 of the file that says where the subject may act
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was drawn, by what, and how."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    model: str
+    weights: str  # SHA-256 of the adapters' file
+    prompt: str
+    negative_prompt: str
+    seed: int
+    guidance_scale: float
+    steps: int
+    solver: Solver
+    subjects: tuple[DrawnSubject, ...] = ()
+    software: str = ""
+    generated: Literal[True] = True  # by a model: nobody took this picture
+
+
+RECEIPT: TypeAdapter[Receipt] = TypeAdapter(Receipt)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One subject as the model sees it."""
+
+    reference: Rgb
+    mask: Float[np.ndarray, "H W"] | None = None  # 0..1: where it may act
+
+
+def software() -> str:
+    """The name and version of this package."""
+    return f"flexip {version('flexip')}"
+
+
+def sha256(data: bytes) -> str:
+    """As `sha256sum` prints it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_request(receipt: Receipt, shown: Sequence[Shown], side: int) -> Request:
+    """What the sampler is asked for. The service and its repetition both come through here, so they cannot differ.
+
+    Args:
+        shown: the subjects of the receipt, in its order; the sampler takes one at most. side: of the picture [px].
+    """
+    gate: dict[str, Any] = {}
+    for drawn, subject in zip(receipt.subjects, shown, strict=True):
+        gate = {
+            "reference": subject.reference,
+            "preservation": drawn.preservation,
+            "personalization": drawn.personalization,
+            "mask": region(drawn.box, side) if subject.mask is None else subject.mask,
+        }
+    return Request(
+        prompt=receipt.prompt,
+        negative_prompt=receipt.negative_prompt,
+        guidance_scale=receipt.guidance_scale,
+        steps=receipt.steps,
+        solver=receipt.solver,
+        seed=receipt.seed,
+        **gate,
+    )
+
+
+def region(box: Box | None, side: int) -> Float[np.ndarray, "H W"] | None:
+    """1 inside the box, 0 outside, and the covered part where a pixel lies across its edge."""
+    if box is None:
+        return None
+    left, top, right, bottom = box
+
+    def covered(first: float, last: float) -> np.ndarray:
+        edges = np.arange(side + 1, dtype=np.float32)
+        return (np.minimum(edges[1:], last * side) - np.maximum(edges[:-1], first * side)).clip(0, 1)
+
+    return np.outer(covered(top, bottom), covered(left, right)).astype(np.float32)
+
+
+def mask_of(picture: Rgb) -> Float[np.ndarray, "H W"]:
+    """A picture as a mask: 1 where it is white, 0 where it is black."""
+    return picture.mean(axis=2, dtype=np.float32) / np.float32(255)
+
+
+def picture_file(image: Rgb, receipt: Receipt | None, file_format: FileFormat = "png") -> bytes:
+    """The image file with its receipt inside; the same bytes for the same pixels and receipt. A preview has none."""
+    text = RECEIPT.dump_json(receipt) if receipt else b""
+    if file_format == "png":
+        return encode_png(image, text={CHUNK: text.decode(), XMP_CHUNK: XMP} if receipt else {XMP_CHUNK: XMP})
+    return encode_jpeg(image, comment=text, xmp=XMP.encode())
+
+
+def read_receipt(data: bytes) -> Receipt:
+    """The receipt in an image file.
+
+    Raises:
+        ImageError: no image, an image without a receipt, or a receipt of another version.
+    """
+    try:
+        info = Image.open(io.BytesIO(data)).info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError("not_an_image", "not an image that could hold a receipt") from error
+    text = info.get(CHUNK) or info.get("comment")
+    if not text:
+        raise ImageError("no_receipt", "holds no receipt; it was not drawn by FlexIP, or its metadata were removed")
+    try:
+        return RECEIPT.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "text"
+        raise ImageError("no_receipt", f"holds no receipt of this version ({where}: {first['msg']})") from error

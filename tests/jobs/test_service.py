@@ -1,0 +1,291 @@
+"""What the service does with a request, without Ray and models: the application over an easel of one colour."""
+
+import base64
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+from service import LIMITS, SIDE, Stand, stand
+
+from flexip.images import decode_image, encode_png
+from jobs.receipt import Receipt, read_receipt, sha256
+from jobs.serving.access import AccessConfig, Rate
+from jobs.serving.subjects import SubjectStore
+
+GENERATIONS, EDITS, SUBJECTS = "/v1/images/generations", "/v1/images/edits", "/v1/subjects"
+KEYS = {"alice": "key of alice", "bob": "key of bob"}
+ACCESS = AccessConfig(keys={name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()})
+
+
+@pytest.fixture
+def service(tmp_path) -> Stand:
+    return stand(tmp_path / "subjects")
+
+
+@pytest.fixture
+def client(service) -> Iterator[TestClient]:
+    with TestClient(service.app) as client:
+        yield client
+
+
+@pytest.fixture
+def guarded(tmp_path) -> Iterator[TestClient]:
+    with TestClient(stand(tmp_path / "subjects", ACCESS).app) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def png(reference) -> bytes:
+    return encode_png(reference)
+
+
+@pytest.fixture(scope="module")
+def picture(png) -> str:
+    return base64.b64encode(png).decode()
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {KEYS[name]}"}
+
+
+def ask(client: TestClient, **fields: Any) -> Any:
+    return client.post(GENERATIONS, json={"prompt": "a creature", "num_inference_steps": 4, "seed": 5} | fields)
+
+
+def upload(client: TestClient, png: bytes, **more: Any) -> Any:
+    return client.post(SUBJECTS, files={"image": ("who.png", png)}, **more)
+
+
+def receipt_of(answer: Any) -> Receipt:
+    assert answer.status_code == 200, answer.text
+    return read_receipt(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+
+
+@pytest.mark.parametrize(
+    ("said", "preservation", "personalization"),
+    [
+        ({}, 0.5, 0.5),
+        ({"gate": 0.75}, 0.75, 0.25),
+        ({"identity": 0.35}, 0.25, 0.75),
+        ({"preservation": 1.0, "personalization": 0.5}, 1.0, 0.5),
+        ({"gate": 0.75, "schedule": {"type": "constant"}}, 0.75, 0.25),
+        ({"schedule": {"type": "linear", "first": 1, "last": 0.25}}, [1, 0.75, 0.5, 0.25], [0, 0.25, 0.5, 0.75]),
+        ({"schedule": {"type": "list", "values": [0.5, 1]}}, [0.5, 1], [0.5, 0]),
+        ({"gate": 1, "schedule": {"type": "window", "start": 0.25, "end": 0.75}}, [0, 1, 1, 0], [0, 0, 0, 0]),
+        (
+            {"preservation": 0.5, "personalization": 1, "schedule": {"type": "window", "start": 0, "end": 0.5}},
+            [0.5, 0.5, 0, 0],
+            [1, 1, 0, 0],
+        ),
+    ],
+)
+def test_every_way_to_say_a_gate_comes_to_the_sampler(client, service, picture, said, preservation, personalization):
+    ask(client, subjects=[{"image": picture}], **said)
+    ask(client, subjects=[{"image": picture} | said], gate=0.125)  # the subject's own words go first
+    own = (0.125, 0.875) if not said else (preservation, personalization)
+    for asked, right in zip(service.asked, ((preservation, personalization), own), strict=True):
+        np.testing.assert_allclose(asked.preservation, right[0], atol=1e-6)
+        np.testing.assert_allclose(asked.personalization, right[1], atol=1e-6)
+
+
+def test_box_and_mask_say_where_the_subject_may_act(client, service, picture):
+    ask(client, subjects=[{"image": picture, "box": [0.25, 0, 0.5, 1]}])
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[:4] = 255
+    ask(client, subjects=[{"image": picture, "mask": base64.b64encode(encode_png(half)).decode()}])
+    box, mask = (asked.mask for asked in service.asked)
+    assert box.shape == (SIDE, SIDE)
+    assert box[:, 4:8].min() == 1
+    assert box.sum() == 4 * SIDE
+    np.testing.assert_array_equal(mask, half[:, :, 0] / 255)
+
+
+def test_a_form_says_the_same_as_json_and_counts_its_uploads(client, service, png, picture):
+    black = encode_png(np.zeros((8, 8, 3), np.uint8))
+    subject = {"image": 1, "mask": 0, "schedule": {"type": "linear", "first": 1, "last": 0}}
+    fields = {"prompt": "a creature", "num_inference_steps": "4", "seed": "5", "subjects": json.dumps([subject])}
+    form = client.post(EDITS, data=fields, files=[("image[]", ("0.png", black)), ("image[]", ("1.png", png))])
+    same = subject | {"image": picture, "mask": base64.b64encode(black).decode()}
+    assert receipt_of(form) == receipt_of(ask(client, subjects=[same]))
+    np.testing.assert_array_equal(service.asked[0].references[0], service.asked[1].references[0])
+
+
+@pytest.mark.parametrize("file_format", ["png", "jpeg"])
+def test_an_image_holds_its_receipt_and_says_that_it_is_generated(client, png, picture, file_format):
+    subject = {"image": picture, "gate": 0.7, "box": [0, 0, 0.5, 1]}
+    answer = ask(client, subjects=[subject], negative_prompt="snöw", output_format=file_format, n=2, solver="dpm++2m")
+    receipt = receipt_of(answer)
+    told = answer.json()["data"]
+    assert [item["receipt"]["seed"] for item in told] == [item["seed"] for item in told] == [5, 6]
+    assert receipt == read_receipt(base64.b64decode(told[0]["b64_json"]))
+    assert (receipt.prompt, receipt.negative_prompt, receipt.steps) == ("a creature", "snöw", 4)
+    assert (receipt.model, receipt.weights, receipt.solver) == ("flexip", "0" * 64, "dpm++2m")
+    (drawn,) = receipt.subjects
+    assert (drawn.sha256, drawn.cut_out, drawn.preservation, drawn.box) == (sha256(png), True, 0.7, (0, 0, 0.5, 1))
+    assert b"trainedAlgorithmicMedia" in base64.b64decode(told[0]["b64_json"])
+
+
+def test_a_subject_is_uploaded_once_and_used_by_its_id(client, service, png, picture):
+    kept = upload(client, png).json()
+    assert kept["sha256"] == sha256(png)
+    assert client.get(SUBJECTS).json()["data"] == [kept]
+    assert client.get(f"{SUBJECTS}/{kept['id']}").json() == kept
+    by_id, by_picture = ask(client, subjects=[{"subject_id": kept["id"]}]), ask(client, subjects=[{"image": picture}])
+    assert receipt_of(by_id) == receipt_of(by_picture)
+    np.testing.assert_array_equal(service.asked[0].references[0], service.asked[1].references[0])
+    assert (service.references.encoded, service.references.hits) == (1, 1)
+
+
+def test_a_subject_is_visible_to_its_key_alone(guarded, png):
+    kept = upload(guarded, png, headers=bearer("alice")).json()["id"]
+    assert guarded.get(SUBJECTS, headers=bearer("bob")).json()["data"] == []
+    body = {"prompt": "x", "num_inference_steps": 1, "subjects": [{"subject_id": kept}]}
+    answers = [guarded.post(GENERATIONS, json=body, headers=bearer("bob"))]
+    answers += [guarded.request(method, f"{SUBJECTS}/{kept}", headers=bearer("bob")) for method in ("GET", "DELETE")]
+    found = {(answer.status_code, answer.json()["error"]["code"]) for answer in answers}
+    assert found == {(404, "subject_not_found")}
+    assert answers[0].json()["error"]["param"] == "subjects[0].subject_id"
+    assert guarded.get(f"{SUBJECTS}/{kept}", headers=bearer("alice")).status_code == 200
+
+
+def test_a_deleted_subject_is_gone_from_every_replica_and_its_cache(service, tmp_path, png):
+    other = stand(tmp_path / "subjects")
+    with TestClient(service.app) as here, TestClient(other.app) as there:
+        kept = upload(here, png).json()["id"]
+        for client in (here, there):
+            receipt_of(ask(client, subjects=[{"subject_id": kept}]))
+        assert other.references.bytes > 0
+        assert here.delete(f"{SUBJECTS}/{kept}").json()["deleted"] is True
+        assert service.references.bytes == 0
+        assert ask(there, subjects=[{"subject_id": kept}]).status_code == 404
+        other.store.sweep()
+        assert other.references.bytes == 0
+        assert here.delete(f"{SUBJECTS}/{kept}").status_code == 404
+
+
+def test_subjects_expire_and_are_deleted_then_but_nothing_else_is(tmp_path, reference):
+    now = [1000.0]
+    store = SubjectStore(tmp_path, seconds=60, most=2, clock=lambda: now[0])
+    first = store.add("alice", reference, "0" * 64, True)
+    assert (first.created_at, first.expires_at) == (1000, 1060)
+    now[0] = 1030
+    second = store.add("alice", reference, "1" * 64, False)
+    foreign = tmp_path / "alice" / "notes.txt"
+    foreign.write_text("kept")
+    os.utime(foreign, (0, 0))
+    assert store.all("alice") == [first, second]
+    now[0] = 1061
+    assert store.all("alice") == [second]
+    store.sweep()
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["notes.txt", f"{second.id}.png"]
+
+
+def test_a_key_has_room_for_so_many_subjects(client, png):
+    assert [upload(client, png).status_code for _ in range(4)] == [200, 200, 200, 403]
+    kept = client.get(SUBJECTS).json()["data"]
+    client.delete(f"{SUBJECTS}/{kept[0]['id']}")
+    assert upload(client, png).status_code == 200
+
+
+def test_without_its_key_a_client_gets_nothing_but_health(guarded, png):
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEYS['bob']}"}):
+        for method, path in (("POST", GENERATIONS), ("POST", EDITS), ("GET", SUBJECTS), ("GET", "/metrics")):
+            answer = guarded.request(method, path, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (401, "authorization")
+            assert answer.headers["www-authenticate"] == "Bearer"
+    assert guarded.get("/healthz").status_code == 200
+    assert guarded.get("/v1/models", headers=bearer("bob")).status_code == 200
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(tmp_path):
+    access = AccessConfig(keys=ACCESS.keys, per_minute=2)
+    with TestClient(stand(tmp_path, access).app) as client:
+        body = {"prompt": "x", "num_inference_steps": 1}
+        answers = [client.post(GENERATIONS, json=body, headers=bearer("alice")) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+        assert client.post(GENERATIONS, json=body, headers=bearer("bob")).status_code == 200
+
+
+def test_a_rate_fills_again_with_time():
+    now = [0.0]
+    rate = Rate(per_minute=30, clock=lambda: now[0])
+    assert [rate.wait("a") for _ in range(30)] == [0.0] * 30
+    assert rate.wait("a") == pytest.approx(2)
+    now[0] = 1.5
+    assert rate.wait("a") == pytest.approx(0.5)
+    now[0] = 2.1
+    assert rate.wait("a") == 0
+    assert rate.wait("a") > 1.8
+
+
+def events(answer: Any) -> list[tuple[str, dict[str, Any]]]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
+
+
+def test_a_stream_shows_the_picture_as_it_grows(client, png):
+    found = events(ask(client, stream=True, partial_images=3))
+    partial, completed = "image_generation.partial_image", "image_generation.completed"
+    assert [name for name, _ in found] == [partial] * 3 + [completed]
+    assert [data["type"] for _, data in found] == [name for name, _ in found]
+    assert [data.get("partial_image_index") for _, data in found] == [0, 1, 2, None]
+    pictures = [decode_image(base64.b64decode(data["b64_json"])) for _, data in found]
+    assert [picture[0, 0].tolist() for picture in pictures] == [[step, 5, 0] for step in (1, 2, 3, 4)]
+    assert {(data["size"], data["output_format"]) for _, data in found} == {(f"{SIDE}x{SIDE}", "png")}
+    assert found[-1][1]["receipt"]["seed"] == 5
+    fields = {"prompt": "x", "num_inference_steps": "2", "stream": "true"}
+    edit = client.post(EDITS, data=fields, files={"image": ("who.png", png)})
+    assert [name for name, _ in events(edit)] == ["image_edit.completed"]
+
+
+def test_what_fails_in_mid_stream_is_told_as_an_event(client):
+    ((name, data),) = events(ask(client, stream=True, prompt="boom"))
+    assert (name, data["error"]["type"]) == ("error", "server_error")
+
+
+def test_what_is_not_ready_in_time_is_given_up(tmp_path):
+    with TestClient(stand(tmp_path, limits=LIMITS.model_copy(update={"seconds": 1e-9})).app) as client:
+        answer, stream = ask(client), ask(client, stream=True)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_passed")
+    ((name, data),) = events(stream)
+    assert (name, data["error"]["code"]) == ("error", "deadline_passed")
+
+
+def test_metrics_count_what_was_done(client, picture):
+    for _ in range(2):
+        ask(client, subjects=[{"image": picture}], n=2)
+    text = client.get("/metrics").text
+    samples = {
+        (sample.name, sample.labels.get("stage")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["flexip_images_total", None] == 4
+    assert samples["flexip_unet_rows_total", None] == 16
+    assert samples["flexip_unet_calls_total", None] == 8
+    assert samples["flexip_references_encoded_total", None] == 1
+    assert samples["flexip_queue_rows", None] == 0
+    stages = {stage: samples["flexip_stage_seconds_count", stage] for stage in ("decode", "wait", "draw", "encode")}
+    assert stages == {"decode": 2, "wait": 4, "draw": 4, "encode": 2}
+
+
+def test_nothing_that_a_client_sent_is_logged(client, picture, caplog, tmp_path):
+    with caplog.at_level(logging.DEBUG, "ray.serve"):
+        assert ask(client, prompt="boom secret").status_code == 500
+        ask(client, prompt="a secret", subjects=[{"image": picture}])
+        ask(client, prompt="a secret", gate=7)
+        client.get(f"{SUBJECTS}/secret")
+    logged = "\n".join(record.getMessage() + str(record.exc_text) for record in caplog.records if "ray" in record.name)
+    assert "ZeroDivisionError" in logged
+    assert "secret" not in logged
+    assert not list(Path(tmp_path).rglob("*secret*"))

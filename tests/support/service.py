@@ -1,0 +1,122 @@
+"""The HTTP application without Ray or models: pictures of one colour, in as many calls as the request has steps."""
+
+import threading
+import time
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from flexip.calibration import Calibration
+from flexip.encoders import Encoders
+from flexip.images import Rgb
+from flexip.references import ReferenceCache
+from flexip.request import Request
+from jobs.serving.access import AccessConfig
+from jobs.serving.app import Service, build_app
+from jobs.serving.batching import Batcher
+from jobs.serving.metrics import Meters
+from jobs.serving.requests import LimitsConfig, Served
+from jobs.serving.subjects import SubjectStore
+
+SIDE = 16  # [px] of every picture
+LIMITS = LimitsConfig(images=4, steps=10, prompt=100, body_mb=0.2, body_seconds=2, image_megapixels=0.1, seconds=20)
+CALIBRATION = Calibration([0.0, 1.0], [0.2, 0.8], "dino", 4, "abc")
+
+
+class Blind(Encoders):
+    """Encoders that see nothing in any picture."""
+
+    def __init__(self) -> None:
+        """Needs no models."""
+
+    def encode_references(self, images: Sequence[Rgb]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Zeros."""
+        return torch.zeros(len(images), 2), torch.zeros(len(images), 3, 2)
+
+
+@dataclass
+class Easel:
+    """Draws requests whose seed is the colour; keeps what it was asked. A prompt that begins with "boom" fails."""
+
+    references: ReferenceCache
+    asked: list[Request]
+    rows: dict[Hashable, Request] = field(default_factory=dict)
+    steps: dict[Hashable, int] = field(default_factory=dict)
+
+    def add(self, rows: Mapping[Any, Request]) -> None:
+        """Encodes their references and begins them."""
+        for key, row in rows.items():
+            if row.prompt.startswith("boom"):
+                raise ZeroDivisionError(row.prompt)
+            self.asked.append(row)
+            self.rows[key], self.steps[key] = row, 0
+            if row.references:
+                self.references.encode(row.references)
+
+    def remove(self, keys: Collection[Hashable]) -> None:
+        """Gives them up."""
+        for key in keys:
+            self.rows.pop(key, None)
+
+    def step(self) -> dict[Any, Rgb]:
+        """One step of each."""
+        for key in self.rows:
+            self.steps[key] += 1
+        finished = [key for key, row in self.rows.items() if self.steps[key] == row.steps]
+        return {key: self._paint(key, self.rows.pop(key)) for key in finished}
+
+    def preview(self, keys: Collection[Hashable]) -> dict[Any, Rgb]:
+        """The same colour with the number of steps in the first channel."""
+        return {key: self._paint(key, self.rows[key]) for key in keys}
+
+    def _paint(self, key: Hashable, row: Request) -> Rgb:
+        return np.full((SIDE, SIDE, 3), (self.steps[key], row.seed % 256, 0), np.uint8)
+
+
+@dataclass
+class Stand:
+    """An application and what stands behind it."""
+
+    app: FastAPI
+    store: SubjectStore
+    references: ReferenceCache
+    asked: list[Request]  # of the sampler
+
+
+def stand(folder: Path, access: AccessConfig | None = None, limits: LimitsConfig = LIMITS, **store: Any) -> Stand:
+    """A fresh one, whose subjects live in the folder."""
+    references, meters, asked = ReferenceCache(Blind(), 10**6), Meters(), []
+    kept = SubjectStore(folder, **({"seconds": 3600.0, "most": 3, "forget": references.forget} | store))
+    service = Service(
+        batcher=Batcher(lambda: Easel(references, asked), max_rows=2, max_waiting=8, observe=meters.observe),
+        served=Served("flexip", SIDE, limits, CALIBRATION, "0" * 64),
+        references=references,
+        store=kept,
+        access=access or AccessConfig(),
+        meters=meters,
+    )
+    return Stand(build_app(service), kept, references, asked)
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """The application behind real sockets, in a thread of this process; gives its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
