@@ -5,18 +5,24 @@ import hashlib
 import json
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from service import LIMITS, SIDE, Stand, stand
+from service import LIMITS, SIDE, Stand, listening, stand
 
 from flexip.images import decode_image, encode_png
 from jobs.receipt import Receipt, read_receipt, sha256
+from jobs.serve import ServeConfig
 from jobs.serving.access import AccessConfig, Rate
 from jobs.serving.subjects import SubjectStore
 
@@ -251,6 +257,39 @@ def test_a_stream_shows_the_picture_as_it_grows(client, png):
 def test_what_fails_in_mid_stream_is_told_as_an_event(client):
     ((name, data),) = events(ask(client, stream=True, prompt="boom"))
     assert (name, data["error"]["type"]) == ("error", "server_error")
+
+
+def test_a_client_that_leaves_in_mid_stream_has_its_image_given_up(tmp_path):
+    body = {"prompt": "x", "num_inference_steps": 60, "stream": True, "partial_images": 3}
+    limits = LIMITS.model_copy(update={"steps": 60})
+    with listening(stand(tmp_path, limits=limits, pause=0.05).app) as url:
+        with httpx.stream("POST", url + GENERATIONS, json=body, timeout=30) as answer:
+            assert next(answer.iter_lines()) == "event: image_generation.partial_image"
+        end = time.monotonic() + 20
+        while (health := httpx.get(f"{url}/healthz").json())["abandoned"] == 0 and time.monotonic() < end:
+            time.sleep(0.05)
+    assert (health["abandoned"], health["images"], health["failed"]) == (1, 0, 0)
+
+
+def test_a_body_that_comes_too_slowly_is_a_408(tmp_path):
+    head = f"POST {GENERATIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+    limits = LIMITS.model_copy(update={"body_seconds": 0.5})
+    with listening(stand(tmp_path, limits=limits).app) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=20) as client:
+            client.sendall(head.encode())
+            answer = b""
+            while b"body_too_slow" not in answer and (part := client.recv(4096)):
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"body: not here after 0.5 s" in answer
+
+
+@pytest.mark.parametrize(("host", "open_to_all"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
+def test_only_a_loopback_service_needs_no_keys(tmp_path, host, open_to_all):
+    assert ServeConfig(checkpoint=tmp_path, host=host, access=ACCESS).access.keys
+    with nullcontext() if open_to_all else pytest.raises(ValueError, match="give access"):
+        ServeConfig(checkpoint=tmp_path, host=host)
 
 
 def test_what_is_not_ready_in_time_is_given_up(tmp_path):

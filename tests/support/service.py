@@ -47,6 +47,7 @@ class Easel:
 
     references: ReferenceCache
     asked: list[Request]
+    pause: float  # [s] that a step takes
     rows: dict[Hashable, Request] = field(default_factory=dict)
     steps: dict[Hashable, int] = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ class Easel:
 
     def step(self) -> dict[Any, Rgb]:
         """One step of each."""
+        time.sleep(self.pause)
         for key in self.rows:
             self.steps[key] += 1
         finished = [key for key, row in self.rows.items() if self.steps[key] == row.steps]
@@ -90,12 +92,14 @@ class Stand:
     asked: list[Request]  # of the sampler
 
 
-def stand(folder: Path, access: AccessConfig | None = None, limits: LimitsConfig = LIMITS, **store: Any) -> Stand:
+def stand(
+    folder: Path, access: AccessConfig | None = None, limits: LimitsConfig = LIMITS, pause: float = 0, **store: Any
+) -> Stand:
     """A fresh one, whose subjects live in the folder."""
     references, meters, asked = ReferenceCache(Blind(), 10**6), Meters(), []
     kept = SubjectStore(folder, **({"seconds": 3600.0, "most": 3, "forget": references.forget} | store))
     service = Service(
-        batcher=Batcher(lambda: Easel(references, asked), max_rows=2, max_waiting=8, observe=meters.observe),
+        batcher=Batcher(lambda: Easel(references, asked, pause), max_rows=2, max_waiting=8, observe=meters.observe),
         served=Served("flexip", SIDE, limits, CALIBRATION, "0" * 64),
         references=references,
         store=kept,
