@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from flexip.images import Rgb
 from flexip.request import Request
 from jobs.receipt import DrawnSubject, Receipt, Shown, mask_of, sha256, software, to_request
 from jobs.serving.errors import RequestError, shorten
-from jobs.serving.gates import GateFields, weights
+from jobs.serving.gates import weights
 from jobs.serving.pictures import decode_picture, decode_reference
 from jobs.serving.requests import LARGEST_SEED, MOST_SUBJECTS, ImageRequest, Served, Subject
 from jobs.serving.subjects import SubjectStore
@@ -96,27 +99,18 @@ def check(request: ImageRequest, subjects: Sequence[Subject], served: Served) ->
 def _subject(
     request: ImageRequest, subject: Subject, path: str, file_of: Bytes, context: Context
 ) -> tuple[DrawnSubject, Shown]:
-    steps, megapixels = request.num_inference_steps, context.served.limits.image_megapixels
-    asked, where = (subject, path) if subject.said else (GateFields.model_validate(_gate(request)), "")
-    preservation, personalization = weights(asked, steps, context.served.calibration, where)
-    mask, digest = None, None
-    if subject.mask is not None:
-        if subject.box is not None:
-            raise RequestError(f"{path}box: given together with mask; send one of them", f"{path}box", status=422)
-        file = file_of(subject.mask, f"{path}mask")
-        picture = decode_picture(file, megapixels, f"{path}mask")
-        if picture.shape[0] != picture.shape[1]:
-            message = f"{path}mask: {picture.shape[1]}x{picture.shape[0]} pixels; images are square, and so must it be"
-            raise RequestError(message, f"{path}mask", status=422)
-        mask, digest = mask_of(picture), sha256(file)
-    if subject.box is not None:
-        _check_box(subject.box, path)
+    asked, where = (subject, path) if subject.said else (request, "")
+    preservation, personalization = weights(asked, request.num_inference_steps, context.served.calibration, where)
+    _check_box(subject, path)
+    digest, mask = _mask(subject, path, file_of, context)
     source, cut_out, reference = _reference(request, subject, path, file_of, context)
     drawn = DrawnSubject(source, cut_out, preservation, personalization, subject.box, digest)
     return drawn, Shown(reference, mask)
 
 
-def _reference(request: ImageRequest, subject: Subject, path: str, file_of: Bytes, context: Context):
+def _reference(
+    request: ImageRequest, subject: Subject, path: str, file_of: Bytes, context: Context
+) -> tuple[str, bool, Rgb]:
     """(SHA-256 of the file, whether its subject is cut out, the reference as the encoders see it)."""
     if (subject.image is None) == (subject.subject_id is None):
         problem = "missing" if subject.image is None else "given together with subject_id"
@@ -131,12 +125,25 @@ def _reference(request: ImageRequest, subject: Subject, path: str, file_of: Byte
     return sha256(file), request.cut_out, reference
 
 
-def _gate(request: ImageRequest) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in GateFields.model_fields}
+def _mask(subject: Subject, path: str, file_of: Bytes, context: Context) -> tuple[str | None, np.ndarray | None]:
+    """SHA-256 of the mask's file, and the mask."""
+    if subject.mask is None:
+        return None, None
+    file = file_of(subject.mask, f"{path}mask")
+    picture = decode_picture(file, context.served.limits.image_megapixels, f"{path}mask")
+    height, width = picture.shape[:2]
+    if height != width:
+        message = f"{path}mask: {width}x{height} pixels; images are square, and so must it be"
+        raise RequestError(message, f"{path}mask", status=422)
+    return sha256(file), mask_of(picture)
 
 
-def _check_box(box: tuple[float, float, float, float], path: str) -> None:
-    left, top, right, bottom = box
+def _check_box(subject: Subject, path: str) -> None:
+    if subject.box is None:
+        return
+    if subject.mask is not None:
+        raise RequestError(f"{path}box: given together with mask; send one of them", f"{path}box", status=422)
+    left, top, right, bottom = subject.box
     if left >= right or top >= bottom:
-        message = f"{path}box = {list(box)}: empty; send left < right and top < bottom, each within 0..1"
+        message = f"{path}box = {list(subject.box)}: empty; send left < right and top < bottom, each within 0..1"
         raise RequestError(message, f"{path}box", status=422)

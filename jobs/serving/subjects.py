@@ -21,6 +21,7 @@ from flexip.references import image_digest
 from jobs.config import Section
 from jobs.serving.errors import RequestError
 
+LINGER = 3600.0  # [s]: longer than any request may take
 FACTS = "subject"  # the PNG's text chunk
 
 
@@ -54,7 +55,7 @@ class SubjectStore:
     most: int  # of one owner
     forget: Callable[[str], None] = lambda digest: None  # told the `image_digest` of a reference that must not stay
     clock: Callable[[], float] = time.time
-    _used: dict[Path, str] = field(default_factory=dict)  # what this replica has handed out: file -> image_digest
+    _used: dict[Path, tuple[str, float]] = field(default_factory=dict)  # file -> image_digest, and when it was used [s]
 
     def add(self, owner: str, reference: Rgb, sha256: str, cut_out: bool) -> SubjectInfo:
         """Keeps a reference, as the encoders see it.
@@ -93,7 +94,7 @@ class SubjectStore:
             reference = decode_image(path.read_bytes())
         except FileNotFoundError:  # deleted a moment ago
             return self.use(owner, subject_id, param)
-        self._used[path] = image_digest(reference)
+        self._used[path] = image_digest(reference), self.clock()
         return info, reference
 
     def remove(self, owner: str, subject_id: str) -> None:
@@ -107,10 +108,11 @@ class SubjectStore:
         for path in self.folder.glob("*/subj_*"):
             if self._age(path) >= self.seconds:
                 path.unlink(missing_ok=True)
-        for path, digest in list(self._used.items()):
+        for path, (digest, used) in list(self._used.items()):
             if not path.exists():
-                self.forget(digest)
-                self._used.pop(path, None)
+                self.forget(digest)  # once more each time: a request on its way may have brought the features back
+                if self.clock() - used > LINGER:
+                    self._used.pop(path, None)
 
     def _path(self, owner: str, subject_id: str) -> Path:
         return self.folder / owner / f"{subject_id}.png"
