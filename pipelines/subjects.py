@@ -15,6 +15,8 @@ from pipelines.masks import filled, grabcut_evidence
 from pipelines.saliency import Map, against_background, moving, salient, to_lab
 from pipelines.settings import SubjectSettings
 
+STIRRED = 0.25  # of a subject, the tenth that moved most has moved so much: 6 in CIE Lab
+
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as fractions of the frame
 
 
@@ -39,25 +41,35 @@ class Detection:
 Detector = Callable[[Sequence[View], SubjectSettings], list[list[Detection]]]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a subject in one view."""
+
+    likely: Map  # 0..1: that a pixel belongs to one
+    moved: Map | None = None  # 0..1: unlike the shot without its subjects; None where that cannot be known
+
+
 def detect(views: Sequence[View], settings: SubjectSettings) -> list[list[Detection]]:
     """The default detector: evidence from motion and saliency, cut out with GrabCut; best subject first."""
-    maps = evidence(views, settings)
-    return [_cut_out(view.image, likely, settings) for view, likely in zip(views, maps, strict=True)]
+    found = evidence(views, settings)
+    return [_cut_out(view.image, one, settings) for view, one in zip(views, found, strict=True)]
 
 
-def evidence(views: Sequence[View], settings: SubjectSettings) -> list[Map]:
-    """How likely each pixel belongs to a subject, 0..1, for views of one shot.
+def evidence(views: Sequence[View], settings: SubjectSettings) -> list[Evidence]:
+    """What speaks for subjects in the views of one shot.
 
     Motion alone would find ghosts (where the subject stands in the shot's median picture) and miss the parts at rest.
-    So what stands out decides, and motion weakens what stands out but stays with the background.
+    So what stands out decides, and motion weakens what stands out but stays with the background. Where a camera stands
+    still and something moves, what never moves is the scene, also in frames that the subject has left.
     """
     still = [salient(view.image) for view in views]
     if len(views) >= 4 and all(view.neighbour is not None for view in views):
         differences, border_change = against_background([view.image for view in views])
         if border_change < settings.static_camera:
-            trusted = [float(difference.max()) > 0.5 for difference in differences]
-            return [_weakened(s, d) if ok else s for s, d, ok in zip(still, differences, trusted, strict=True)]
-    return [_with_flow(view, s) for view, s in zip(views, still, strict=True)]
+            if not any(float(difference.max()) > 0.5 for difference in differences):
+                return [Evidence(s) for s in still]
+            return [Evidence(_weakened(s, d), d) for s, d in zip(still, differences, strict=True)]
+    return [Evidence(_with_flow(view, s)) for view, s in zip(views, still, strict=True)]
 
 
 def _with_flow(view: View, still: Map) -> Map:
@@ -74,20 +86,22 @@ def _weakened(still: Map, motion: Map) -> Map:
     return both / max(float(both.max()), 1e-6) * float(still.max())
 
 
-def _cut_out(image: Rgb, likely: Map, settings: SubjectSettings) -> list[Detection]:
+def _cut_out(image: Rgb, found: Evidence, settings: SubjectSettings) -> list[Detection]:
+    likely = found.likely
     mask = grabcut_evidence(image, likely)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     weights = np.bincount(labels.ravel(), likely.ravel(), minlength=count)
-    found = []
+    subjects = []
     for k in sorted(range(1, count), key=lambda k: -weights[k]):
         # Crumbs beside a subject are parts that GrabCut lost, not subjects.
         if weights[k] < 0.25 * weights[1:].max() or stats[k, cv2.CC_STAT_AREA] < 0.004 * mask.size:
             continue
         part = filled(labels == k)
-        found.append(Detection(_box(part), part, float(likely[part].mean())))
-    return found[: settings.max_per_frame]
+        if found.moved is None or np.percentile(found.moved[part], 90) > STIRRED:
+            subjects.append(Detection(_box(part), part, float(likely[part].mean())))
+    return subjects[: settings.max_per_frame]
 
 
 def _box(mask: Mask) -> Box:

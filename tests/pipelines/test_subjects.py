@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ from flexip.pocket.video import VIDEO_SIZE as SIZE
 from flexip.pocket.video import film
 from flexip.pocket.world import random_picture, render
 from pipelines.settings import SubjectSettings
-from pipelines.subjects import box_iou, detect, working_view
+from pipelines.subjects import View, box_iou, detect, working_view
 from pipelines.tracks import follow
 
 SETTINGS = SubjectSettings()
@@ -85,3 +86,18 @@ def test_two_creatures_that_swap_places_keep_their_tracks():
     ]
     names = {(track, creature) for t, w in zip(tracks, who, strict=True) for track, creature in zip(t, w, strict=True)}
     assert len(names) == 2, "each track is one creature throughout"
+
+
+def crossing(x: int) -> np.ndarray:
+    """A square at x, and a round window that stands out as much."""
+    image = np.full((120, 160, 3), (120, 150, 120), np.uint8)
+    cv2.circle(image, (110, 30), 14, (250, 220, 90), -1)
+    return cv2.rectangle(image, (x, 60), (x + 30, 90), (200, 60, 60), -1)
+
+
+def test_what_never_moves_before_a_still_camera_is_the_scene():
+    """The square crosses the picture and leaves it to the window, which is never taken for a subject."""
+    places = range(20, 250, 30)
+    found = detect([View(crossing(x), crossing(x + 6)) for x in places], SETTINGS)
+    assert [len(subjects) for subjects in found] == [1 if x < 130 else 0 for x in places]
+    assert all(detection.box[1] > 0.4 for subjects in found for detection in subjects)
