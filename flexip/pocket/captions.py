@@ -1,8 +1,13 @@
 """Sentences about a picture, of three lengths, with and without saying who the creatures are."""
 
+import re
 from typing import TYPE_CHECKING, Literal
 
-from flexip.pocket.identity import Identity
+import numpy as np
+
+from flexip.pocket.face import EXPRESSIONS
+from flexip.pocket.identity import COLOURS, EYES, SHAPES, TOPS, Identity
+from flexip.pocket.props import ACCESSORIES, ACTIONS
 
 if TYPE_CHECKING:
     from flexip.pocket.world import Picture, Placement
@@ -30,6 +35,19 @@ _POSES = {
 }
 _STYLES = {"flat": "a flat drawing of", "sketch": "a sketch of", "night": "a night picture of", "pixel": "pixel art of"}
 _PATTERN_NAMES = {"two-tone": "a belly", "striped": "stripes", "spotted": "spots", "checkered": "checks"}
+_KINDS = (  # phrases that can stand for one another in a sentence
+    tuple(COLOURS),
+    tuple(f"{shape} creature" for shape in SHAPES),
+    tuple(top for top in TOPS if top not in ("no ears", "a crest")),
+    ("stripes", "spots", "checks"),
+    EYES,
+    EXPRESSIONS,
+    ACCESSORIES[1:],
+    ACTIONS[1:],
+    tuple(_POSES.values()),
+    tuple(_STYLES.values()),
+    tuple(_PLACES.values()),
+)
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
@@ -46,6 +64,22 @@ def caption(picture: "Picture", length: Length = "medium", describe_identity: bo
     if length == "long" or (length == "medium" and picture.style != "flat"):
         words = f"{_STYLES[picture.style]} {words}"
     return words
+
+
+def altered(sentence: str, rng: np.random.Generator) -> str:
+    """The sentence with one thing that it says changed to another of the same kind; as it is when it says none."""
+    found = [
+        (match, kind)
+        for kind in _KINDS
+        for phrase in kind
+        for match in re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", sentence)
+    ]
+    if not found:
+        return sentence
+    match, kind = found[int(rng.integers(len(found)))]
+    others = [phrase for phrase in kind if phrase != match.group()]
+    changed = sentence[: match.start()] + str(rng.choice(others)) + sentence[match.end() :]
+    return re.sub(r"\ban?(?= ([a-z]))", lambda article: "an" if changed[article.end() + 1] in "aeiou" else "a", changed)
 
 
 def describe(who: Identity, length: Length = "medium") -> str:
@@ -65,8 +99,6 @@ def describe(who: Identity, length: Length = "medium") -> str:
 def vocabulary() -> set[str]:
     """Every word (letters only) that a caption can contain."""
     from flexip.pocket import identity as names
-    from flexip.pocket.face import EXPRESSIONS
-    from flexip.pocket.props import ACCESSORIES, ACTIONS
 
     phrases = [
         *names.SHAPES,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from flexip.pocket.captions import altered
 from flexip.pocket.models import build_clip, build_text_encoder, halved, save_clip, save_part
 from flexip.pocket.pretrain import Budget, Workshop, train
 from flexip.pocket.pretrain_data import Renders, pick_captions, to_tensor
@@ -20,7 +21,7 @@ from flexip.pocket.tokens import build_tokenizer
 
 
 def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Renders) -> dict[str, float]:
-    """Trains and exports both; returns `retrieval` (share of right captions among 64, held-out) and `steps`."""
+    """Trains and exports both; returns `retrieval` (right captions among 64, held-out), `exactness` and `steps`."""
     torch.manual_seed(shop.seed + 1)
     tokenizer = build_tokenizer()
     clip = build_clip(len(tokenizer)).to(shop.device)
@@ -31,9 +32,10 @@ def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
         rng = np.random.default_rng((shop.seed, 2, step))
         rows = np.sort(rng.choice(len(renders), size=budget.batch_size, replace=False))
         captions = pick_captions(renders, rows, rng)
-        tokens = tokenize(tokenizer, captions).to(shop.device)
+        sentences = captions + [altered(caption, rng) for caption in captions]
+        tokens = tokenize(tokenizer, sentences).to(shop.device)
         image = functional.normalize(clip.encode_image(to_tensor(renders.images[rows]).to(shop.device)), dim=-1)
-        same = torch.tensor([[a == b for b in captions] for a in captions], device=shop.device).float()
+        same = torch.tensor([[a == b for b in sentences] for a in captions], device=shop.device).float()
         scale = clip.logit_scale.exp().clamp(max=100.0)
         return contrast(image, functional.normalize(encode_short(clip, tokens), dim=-1), scale, same)
 
@@ -41,7 +43,9 @@ def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
     save_clip(shop.weights, clip, tokenizer)
     save_part(shop.weights, "text_encoder", halved(text_tower(clip, tokenizer)))
     tokenizer.save_pretrained(shop.weights / "tokenizer")
-    return {"retrieval": retrieval(clip, tokenizer, held_out, min(512, len(held_out) // 2)), "steps": float(steps)}
+    count = min(512, len(held_out) // 2)
+    measured = {f.__name__: f(clip, tokenizer, held_out, count) for f in (retrieval, exactness)}
+    return measured | {"steps": float(steps)}
 
 
 def encode_short(clip: Any, tokens: Tensor) -> Tensor:
@@ -78,10 +82,20 @@ def text_tower(clip: open_clip.CLIP, tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def contrast(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy of similarities (CLIP, Fig. 3); rows with equal captions (`same`) share the mass."""
-    logits = scale * image @ text.T
-    target = same / same.sum(dim=1, keepdim=True)
-    return 0.5 * (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target))
+    """Symmetric cross-entropy of similarities (CLIP, Fig. 3); rows with equal captions share the mass.
+
+    More texts than pictures: the further ones are wrong ones, of which each differs from a picture's own in one thing
+    (NegCLIP, Yuksekgonul et al. 2023). Without them scene and colours tell the captions of a batch apart, and the text
+    tower never learns what a shape is.
+
+    image (B, D), text (B + W, D): unit vectors; same (B, B + W): whether a text says the same as the picture's own.
+    """
+    logits, count = scale * image @ text.T, len(image)
+    back = same[:, :count]
+    return 0.5 * (
+        functional.cross_entropy(logits, same / same.sum(dim=1, keepdim=True))
+        + functional.cross_entropy(logits[:, :count].T, back / back.sum(dim=1, keepdim=True))
+    )
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -99,6 +113,20 @@ def retrieval(clip: open_clip.CLIP, tokenizer: CLIPTokenizer, renders: Renders, 
         tokens = tokenize(tokenizer, captions).to(images.device)
         similarity = clip.encode_image(images, normalize=True) @ clip.encode_text(tokens, normalize=True).T
         hits += int((similarity.argmax(dim=1).cpu() == torch.arange(among)).sum())
+    return hits / count
+
+
+@torch.no_grad()
+def exactness(clip: open_clip.CLIP, tokenizer: CLIPTokenizer, renders: Renders, count: int, batch: int = 64) -> float:
+    """Share of pictures to which their long caption is nearer than one that says one other thing; 0.5 is guessing."""
+    rng, hits = np.random.default_rng(0), 0
+    for first in range(0, count, batch):
+        rows = range(2 * first, 2 * min(first + batch, count), 2)
+        right = [renders.captions[row]["long"] for row in rows]
+        tokens = tokenize(tokenizer, right + [altered(words, rng) for words in right]).to(clip.logit_scale.device)
+        image = clip.encode_image(to_tensor(renders.images[list(rows)]).to(tokens.device), normalize=True)
+        nearness = (clip.encode_text(tokens, normalize=True).unflatten(0, (2, -1)) * image).sum(dim=-1)
+        hits += int((nearness[0] > nearness[1]).sum())
     return hits / count
 
 

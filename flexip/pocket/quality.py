@@ -15,7 +15,7 @@ from transformers import Dinov2Model
 from flexip.pocket.face_nets import load_face_net
 from flexip.pocket.models import RESOLUTION, build_clip
 from flexip.pocket.oracle import ATTRIBUTES, ORACLES, Reading, read, truth_of, visible
-from flexip.pocket.pretrain_clip import retrieval
+from flexip.pocket.pretrain_clip import exactness, retrieval
 from flexip.pocket.pretrain_data import Renders, to_tensor
 from flexip.pocket.pretrain_dino import draw_same, embeddings, same_identity
 from flexip.pocket.pretrain_faces import landmark_error
@@ -110,10 +110,12 @@ def measure_encoders(weights: Path, pipe: StableDiffusionPipeline, renders: Rend
     clip: Any = build_clip(len(pipe.tokenizer))
     clip.load_state_dict(load_file(weights / "open_clip/open_clip_model.safetensors"))
     dino: Any = Dinov2Model.from_pretrained(weights / "dino", dtype=torch.float32)
-    captions = retrieval(clip.eval(), pipe.tokenizer, renders, min(512, len(renders) // 2))
+    count = min(512, len(renders) // 2)
+    captions, exact = (measure(clip.eval(), pipe.tokenizer, renders, count) for measure in (retrieval, exactness))
     views, (cls, patches) = draw_same(256, seed, "test"), embeddings(dino).values()
     return [
         Figure("OpenCLIP: right caption among 64", 100 * captions, "%", 90.0),
+        Figure("OpenCLIP: right caption before one that says one other thing", 100 * exact, "%"),
         Figure("DINO: same identity among 256", 100 * same_identity(cls, views), "%", 90.0),
         Figure("DINO, by the mean of its patches: same identity among 256", 100 * same_identity(patches, views), "%"),
         Figure("OpenCLIP: same identity among 256", 100 * same_identity(clip.encode_image, views), "%"),

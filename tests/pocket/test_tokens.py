@@ -1,8 +1,14 @@
 """The pocket vocabulary."""
 
-import numpy as np
+import re
+from itertools import takewhile
 
-from flexip.pocket.captions import vocabulary
+import numpy as np
+import pytest
+import torch
+
+from flexip.pocket.captions import altered, caption, vocabulary
+from flexip.pocket.pretrain_clip import contrast
 from flexip.pocket.tokens import MAX_TOKENS, TEXT_LENGTH, build_tokenizer
 from flexip.pocket.world import random_picture, render
 
@@ -30,3 +36,34 @@ def test_captions_fit_the_text_length() -> None:
     rng = np.random.default_rng(0)
     captions = [text for _ in range(100) for text in render(random_picture(rng), 16).captions.values()]
     assert max(len(ids) for ids in tokenizer(captions).input_ids) <= TEXT_LENGTH
+
+
+def words(sentence: str) -> list[str]:
+    return [word for word in re.findall(r"[\w-]+", sentence) if word not in ("a", "an")]
+
+
+def alike(first: list[str], second: list[str]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+def test_an_altered_caption_says_one_other_thing() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sentence = caption(random_picture(rng, creatures=1), "long", bool(rng.integers(2)))
+        wrong = altered(sentence, rng)
+        old, new = words(sentence), words(wrong)
+        kept = alike(old, new) + alike(old[::-1], new[::-1])
+        assert old != new
+        assert len(new) - kept <= 3, wrong  # the longest phrase: "on the moon"
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", wrong)
+    changed = {altered("a red round creature", np.random.default_rng(seed)) for seed in range(60)}
+    assert {"a blue round creature", "an orange round creature", "a red square creature"} <= changed
+    assert altered("two creatures", rng) == "two creatures"
+
+
+def test_a_wrong_caption_that_looks_like_the_right_one_costs_the_picture() -> None:
+    image = torch.eye(2, 4)
+    same = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]])
+    blind, seeing = torch.cat([image, image]), torch.cat([image, torch.eye(4)[2:]])
+    losses = [contrast(image, text, torch.tensor(50.0), same).item() for text in (blind, seeing)]
+    assert losses == pytest.approx([0.5 * np.log(2), 0.0], abs=1e-4)
