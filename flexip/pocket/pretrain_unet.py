@@ -70,7 +70,8 @@ class Alignment(nn.Module):
 
     def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
-        layer = unet.down_blocks[1].attentions[-1]
+        blocks: Any = unet.down_blocks
+        layer = blocks[1].attentions[-1]
         self.project = nn.Sequential(nn.Linear(layer.config.in_channels, 256), nn.SiLU(), nn.Linear(256, WIDTH))
         self._seen: list[Tensor] = []  # of the UNet's latest call
         layer.register_forward_hook(self._keep)
@@ -110,7 +111,7 @@ def cached_moments(directory: Path, vae: AutoencoderKL, renders: Renders) -> np.
 @torch.no_grad()
 def cached_patches(shop: Workshop, renders: Renders) -> np.ndarray:
     """DINO's patches of all renders: float16 (n, 64, D); computed once for each DINO."""
-    dino: Any = Dinov2Model.from_pretrained(shop.weights / "dino", dtype=torch.float32).to(shop.device).eval()
+    dino = on_device(Dinov2Model.from_pretrained(shop.weights / "dino", dtype=torch.float32), shop.device).eval()
     path = shop.directory / f"patches-{len(renders)}-{fingerprint(dino.state_dict().items(), '')}.npy"
     if not path.exists():
         parts = []

@@ -1,5 +1,7 @@
 """Stage 1: the autoencoder, and the factor that brings its latents to unit variance."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -67,7 +69,7 @@ def vae_loss(vae: AutoencoderKL, x: Tensor, subject: Tensor, scale: float = 1.0)
     x: (B, 3, H, W) in -1..1; subject: (B, 1, H, W), 0 or 1.
     """
     posterior = vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-    z = posterior.sample()
+    z: Any = posterior.sample()
     if scale != 1.0:
         z, x, subject = (_shrink(part, scale) for part in (z.float(), x, subject))
     y = vae.decode(z).sample.float()  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,6 +1,7 @@
 """The pretraining machinery: stages learn, stop, and go on; the exported folder loads."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_a_stage_that_stopped_goes_on_where_it_was(tmp_path: Path, optimizer: Op
 
 def test_muon_turns_the_matrices_of_layers_and_nothing_else() -> None:
     torch.manual_seed(0)
-    clip = build_clip(len(build_tokenizer()))
+    clip: Any = build_clip(len(build_tokenizer()))
     names = {id(parameter): name for name, parameter in clip.named_parameters()}
     matrices, others = build_optimizer([clip], Budget(1, 8, 1e-3, optimizer="muon")).param_groups
     turned, plain = ({names[id(p)] for p in group["params"]} for group in (matrices, others))
