@@ -15,7 +15,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flexip.rows import DATASETS, SPLITS, DatasetName, Split
+from flexip.rows import DATASETS, SPLITS, DatasetName, PairRow, Split
 
 SCHEMA_VERSION = 2  # 2: parts are named by content; consent and provenance
 MANIFEST = "manifest.json"
@@ -208,6 +208,13 @@ class PairDataset:
             result[column] = np.array(self._gather(self.root / dataset / "pairs", dataset, numbers, column))
         return result
 
+    def read_pairs(self, dataset: DatasetName, split: Split, rows: Sequence[int]) -> list[PairRow]:
+        """Some pairs in the order asked for, with their pictures."""
+        numbers = self._rows[dataset][split][np.asarray(rows, dtype=np.int64)]
+        folder = self.root / dataset / "pairs"
+        columns = {f.name: self._gather(folder, dataset, numbers, f.name) for f in fields(PairRow)}
+        return [PairRow(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
     def _gather(self, folder: Path, dataset: str, numbers: np.ndarray, column: str) -> list[Any]:
         names, starts = [name for name, _ in self._parts[dataset]], self._starts(dataset)
         parts = np.searchsorted(starts, numbers, side="right") - 1
@@ -244,7 +251,7 @@ class GroupCache:
     def __init__(self, limit: int):
         self.limit = limit
         self.held = 0
-        self._groups: OrderedDict[tuple[Path, int, str], np.ndarray] = OrderedDict()
+        self._groups: OrderedDict[tuple[Path, int, str], tuple[np.ndarray, int]] = OrderedDict()  # values, bytes
         self._files: OrderedDict[Path, tuple[pq.ParquetFile, np.ndarray]] = OrderedDict()
 
     def row(self, path: Path, offset: int, column: str) -> Any:
@@ -267,13 +274,12 @@ class GroupCache:
         key = (path, group, column)
         if key not in self._groups:
             array = file.read_row_group(group, columns=[column])[column].combine_chunks()
-            values = _to_numpy(array)
-            self._groups[key] = values
-            self.held += values.nbytes
+            self._groups[key] = _to_numpy(array), array.nbytes  # NumPy counts no bytes of Python values
+            self.held += array.nbytes
             while self.held > self.limit and len(self._groups) > 1:
-                self.held -= self._groups.popitem(last=False)[1].nbytes
+                self.held -= self._groups.popitem(last=False)[1][1]
         self._groups.move_to_end(key)
-        return self._groups[key]
+        return self._groups[key][0]
 
 
 def _to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

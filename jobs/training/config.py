@@ -130,6 +130,10 @@ class TrainConfig(JobConfig):
     drops: DropConfig = Field(default=DropConfig(), description="condition dropout, for classifier-free guidance")
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW over the adapters")
     mixture: Mixture = Field(default=Mixture(), description="shares of the two datasets in a batch")
+    features: Literal["cached", "online"] = Field(
+        default="cached",
+        description="read from the dataset, or encoded again in every step: slow, for features that it does not hold",
+    )
     precision: Precision = Field(
         default="fp32", description="of the forward pass: fp32, or bf16 where the processor has it; weights stay fp32"
     )

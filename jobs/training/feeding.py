@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from flexip.encoders import Detail
 from flexip.rows import DATASETS, DatasetName
 from flexip.training import Batch, BatchRow, Drops, batch_rows, build_batch, draw_gamma
 from jobs.training.assignment import Assignment, Place
+from jobs.training.features import FeatureSource, feature_source
 from pipelines.shards import PairDataset
 
 
@@ -24,44 +24,40 @@ def feed(job: Assignment, place: Place, dataset: PairDataset, first: int) -> Gen
 
     A thread reads one step ahead. Closing the iterator ends it.
     """
+    source = feature_source(job.config, dataset, job.names, place.device)
     with ThreadPoolExecutor(1, "feed") as thread:
-        ahead = thread.submit(step_parts, job, place, dataset, first)
+        ahead = thread.submit(step_parts, job, place, source, first)
         for step in range(first, job.config.steps):
             ready = ahead.result()
             if step + 1 < job.config.steps:
-                ahead = thread.submit(step_parts, job, place, dataset, step + 1)
+                ahead = thread.submit(step_parts, job, place, source, step + 1)
             yield ready
 
 
-def step_parts(job: Assignment, place: Place, dataset: PairDataset, step: int) -> list[Batch]:
+def step_parts(job: Assignment, place: Place, source: FeatureSource, step: int) -> list[Batch]:
     """This rank's slice of one global batch, in `accumulate` parts."""
     config = job.config
     rows = batch_rows(config.seed, step, config.batch_size, job.sizes, config.mixture.model_dump())
     share = config.batch_size // place.world
     size = share // config.accumulate
     mine = range(place.rank * share, (place.rank + 1) * share, size)
-    return [_part(job, place, dataset, rows[start : start + size]) for start in mine]
+    return [_part(job, place, source, rows[start : start + size]) for start in mine]
 
 
-def _part(job: Assignment, place: Place, dataset: PairDataset, rows: Sequence[BatchRow]) -> Batch:
+def _part(job: Assignment, place: Place, source: FeatureSource, rows: Sequence[BatchRow]) -> Batch:
     config = job.config
     gamma = torch.tensor([draw_gamma(config.gate.bounds(row.dataset), row.seed) for row in rows])
     seeds = np.array([row.seed for row in rows])
     drops = Drops(**config.drops.model_dump())
     detail, min_snr = config.adapter.detail, config.optimizer.min_snr
-    columns = read_features(dataset, rows, families(detail))
+    columns = features_of(source, rows)
     return build_batch(columns, gamma, drops, job.noising, seeds, place.device, min_snr=min_snr, detail=detail)
 
 
-def families(detail: Detail) -> tuple[str, ...]:
-    """The feature families that training reads."""
-    return ("clip", detail, "text", "vae")
-
-
-def read_features(dataset: PairDataset, rows: Sequence[BatchRow], families: Sequence[str]) -> dict[str, np.ndarray]:
+def features_of(source: FeatureSource, rows: Sequence[BatchRow]) -> dict[str, np.ndarray]:
     """Feature columns of the given training rows, in their order."""
     positions = {name: [i for i, row in enumerate(rows) if row.dataset == name] for name in DATASETS}
     present: list[DatasetName] = [name for name in DATASETS if positions[name]]
-    parts = [dataset.read(name, "train", [rows[i].row for i in positions[name]], families) for name in present]
+    parts = [source(name, "train", [rows[i].row for i in positions[name]]) for name in present]
     back = np.argsort(list(itertools.chain.from_iterable(positions.values())))
-    return {family: np.concatenate([part[family] for part in parts])[back] for family in families}
+    return {family: np.concatenate([part[family] for part in parts])[back] for family in parts[0]}

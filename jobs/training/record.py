@@ -18,6 +18,7 @@ FREE_FIELDS = {
     "output",
     "workers",
     "max_workers",
+    "features",
     "compiled",
     "channels_last",
     "deterministic",

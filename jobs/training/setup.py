@@ -11,7 +11,7 @@ from jobs.tracking import create_run, run_exists
 from jobs.training.assignment import Assignment
 from jobs.training.config import TrainConfig
 from jobs.training.estimate import training_cost_of
-from jobs.training.feeding import families
+from jobs.training.features import families
 from jobs.training.models import log_dataset
 from jobs.training.record import RunRecord
 from pipelines.shards import PairDataset
@@ -21,19 +21,21 @@ if TYPE_CHECKING:
 
 
 def load_matching_encoders(config: TrainConfig, dataset: PairDataset) -> Encoders:
-    """The frozen encoders, refused unless the dataset's features come from them."""
+    """The frozen encoders, refused unless the dataset's features come from them, where these are read."""
     names = config.models.model_dump()
     try:
         encoders = load_encoders(EncoderNames(**names))
     except OSError as error:
         raise UserError(f"models: {names}: cannot be loaded ({str(error).splitlines()[0]})") from error
+    if config.features == "online":
+        return encoders
     theirs = dataset.manifest.fingerprints
     option = {"clip": "clip", "dino": "dino", "hidden": "clip", "text": "base", "vae": "base"}
     needed = families(config.adapter.detail)
     if missing := [family for family in needed if family not in theirs]:
         raise UserError(
             f"dataset {dataset.root}: has no {missing[0]} features, which adapter.method = {config.adapter.method} "
-            f"needs; curate with --shards.{missing[0]} true"
+            f"needs; curate with --shards.{missing[0]} true, or give --features online"
         )
     problems = [
         f"dataset {dataset.root}: its {family} features come from encoder {theirs.get(family)}, "

@@ -16,8 +16,8 @@ from jobs.console import say
 from jobs.training import store
 from jobs.training.assignment import Assignment
 from jobs.training.config import TrainConfig
-from jobs.training.feeding import families
-from pipelines.shards import PairDataset, open_dataset
+from jobs.training.features import FeatureSource, feature_source
+from pipelines.shards import open_dataset
 
 ROWS_AT_ONCE = 16
 DRAWS = 1  # apart from the training's own seeds, which are drawn from (seed, slot)
@@ -47,7 +47,9 @@ def validate(job: Assignment, checkpoint: Path) -> Findings:
     )  # without a share, GPUs are the training's
     engine = load_baseline(checkpoint, device)
     present: list[DatasetName] = [name for name in DATASETS if dataset.size(name, "val")]
-    losses = {name: held_out_loss(engine.model, held_out(job, dataset, name, device)) for name in present}
+    source = feature_source(job.config, dataset, job.names, device)
+    sizes = {name: min(dataset.size(name, "val"), settings.rows) for name in present}
+    losses = {name: held_out_loss(engine.model, held_out(job, source, name, sizes[name], device)) for name in present}
     metrics = {f"val_loss_{name}": loss for name, loss in losses.items()}
     metrics["val_loss"] = float(np.mean(list(losses.values())))
     if not settings.subjects:
@@ -73,15 +75,14 @@ def _with_sweep(job: Assignment, engine: Any, metrics: dict[str, float]) -> Find
     return Findings(metrics | drawn, found.sheet)
 
 
-def held_out(job: Assignment, dataset: PairDataset, name: DatasetName, device: str) -> Iterator[Batch]:
+def held_out(job: Assignment, source: FeatureSource, name: DatasetName, count: int, device: str) -> Iterator[Batch]:
     """The first held-out rows of a dataset, each with a gate, a timestep and noise that never change."""
     config = job.config
-    count = min(dataset.size(name, "val"), config.validation.rows)
     for start in range(0, count, ROWS_AT_ONCE):
         rows = list(range(start, min(start + ROWS_AT_ONCE, count)))
         seeds = np.array([_row_seed(config.seed, name, row) for row in rows])
         gamma = torch.tensor([draw_gamma(config.gate.bounds(name), int(seed)) for seed in seeds])
-        columns = dataset.read(name, "val", rows, families(config.adapter.detail))
+        columns = source(name, "val", rows)
         yield build_batch(columns, gamma, Drops(0, 0, 0), job.noising, seeds, device, detail=config.adapter.detail)
 
 

@@ -23,7 +23,8 @@ from jobs.console import UserError
 from jobs.train import TrainResult, run
 from jobs.training import store
 from jobs.training.config import AdapterSizes, Mixture, OptimizerConfig, TrainConfig, ValidationConfig
-from jobs.training.feeding import families, read_features
+from jobs.training.features import families, feature_source
+from jobs.training.feeding import features_of
 from jobs.training.worker import learning_rate_schedule
 from pipelines.shards import DatasetError, open_dataset
 
@@ -200,12 +201,13 @@ def test_the_learning_rate_is_a_function_of_the_step_alone(tmp_path):
     assert rates(configuration(tmp_path, tmp_path), 0) == [1e-3] * STEPS  # constant, without a warm-up
 
 
-def test_rows_are_read_in_the_order_of_the_batch(dataset):
+def test_rows_are_read_in_the_order_of_the_batch(dataset, tmp_path):
     data = open_dataset(dataset)
     rows = batch_rows(0, 5, 8, {"invariant": 12, "variant": 12}, {"invariant": 1.0, "variant": 2.0})
     assert {row.dataset for row in rows} == {"invariant", "variant"}
+    columns = features_of(feature_source(configuration(dataset, tmp_path), data, EncoderNames(), "cpu"), rows)
     needed = families("dino")
-    columns = read_features(data, rows, needed)
+    assert columns.keys() == set(needed)
     for i, row in enumerate(rows):
         alone = data.read(row.dataset, "train", [row.row], needed)
         assert all((columns[family][i] == alone[family][0]).all() for family in needed)

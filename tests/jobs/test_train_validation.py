@@ -16,6 +16,7 @@ from jobs.tracking import history, open_client, tracking_uri
 from jobs.training import store
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import AdapterSizes, TrainConfig, ValidationConfig
+from jobs.training.features import feature_source
 from jobs.training.models import log_findings
 from jobs.training.record import open_record
 from jobs.training.setup import assignment, with_mlflow_run
@@ -57,12 +58,13 @@ def test_checkpoints_are_written_where_validation_is_due(job):
 
 def test_the_held_out_loss_repeats_and_is_of_held_out_rows(job):
     model, dataset = load_checkpoint(store.stored(job.folder)[0]).model, open_dataset(job.config.dataset)
-    first, again = (held_out_loss(model, held_out(job, dataset, "variant", "cpu")) for _ in range(2))
+    source = feature_source(job.config, dataset, job.names, "cpu")
+    first, again = (held_out_loss(model, held_out(job, source, "variant", 2, "cpu")) for _ in range(2))
     assert first == again
-    [batch] = held_out(job, dataset, "variant", "cpu")
-    assert len(batch.timesteps) == 2  # all that are held out, though three were allowed
+    [batch] = held_out(job, source, "variant", 2, "cpu")
+    assert len(batch.timesteps) == 2
     assert batch.keep.all()
-    [other] = held_out(job, dataset, "invariant", "cpu")
+    [other] = held_out(job, source, "invariant", 2, "cpu")
     assert not np.array_equal(batch.timesteps, other.timesteps)
 
 

@@ -1,12 +1,15 @@
-"""A small dataset as curation writes it, with random features of the given encoders' shapes."""
+"""A small dataset as curation writes it, with random features of the given encoders' shapes or with their own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from flexip.encoders import Encoders
+from flexip.images import encode_png
 from flexip.rows import DATASETS, DatasetName, PairRow, Split, arrow_schema
+from pipelines.features import encode_family
 from pipelines.shards import (
     SCHEMA_VERSION,
     FileEntry,
@@ -23,7 +26,27 @@ def write_dataset(
     root: Path, encoders: Encoders, train: int = 12, val: int = 2, seed: int = 0, reference: bytes = b""
 ) -> Path:
     """`train` + `val` pairs in each of the two datasets, all with one reference picture; returns the directory."""
-    files = [entry for name in DATASETS for entry in _write_pairs(root, name, encoders, train, val, seed, reference)]
+    return _write(root, encoders, train, val, seed, reference, encoded=False)
+
+
+def write_encoded_dataset(root: Path, encoders: Encoders, train: int, val: int) -> Path:
+    """The same with pictures of noise, each pair its own, and features that the encoders made of them."""
+    return _write(root, encoders, train, val, 0, b"", encoded=True)
+
+
+def _write(root: Path, encoders: Encoders, train: int, val: int, seed: int, reference: bytes, encoded: bool) -> Path:
+    files: list[FileEntry] = []
+    for name in DATASETS:
+        rng = np.random.default_rng([seed, DATASETS.index(name)])
+        pairs = [_pair(name, i, "train" if i < train else "val", reference) for i in range(train + val)]
+        if encoded:
+            pairs = [_with_pictures(pair, rng) for pair in pairs]
+            features = {f: encode_family(encoders, pairs, f, len(pairs), "float16") for f in encoders.shapes}
+        else:
+            features = {
+                f: rng.normal(size=(len(pairs), *shape)).astype(np.float16) for f, shape in encoders.shapes.items()
+            }
+        files += _write_pairs(root, name, encoders, pairs, features)
     sizes = {name: {"train": train, "val": val, "test": 0} for name in DATASETS}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -41,18 +64,20 @@ def write_dataset(
 
 
 def _write_pairs(
-    root: Path, name: DatasetName, encoders: Encoders, train: int, val: int, seed: int, reference: bytes
+    root: Path, name: DatasetName, encoders: Encoders, pairs: list[PairRow], features: dict[str, np.ndarray]
 ) -> list[FileEntry]:
-    rng = np.random.default_rng([seed, DATASETS.index(name)])
-    pairs = [_pair(name, i, "train" if i < train else "val", reference) for i in range(train + val)]
     table = pa.Table.from_pylist([vars(pair) for pair in pairs], schema=arrow_schema(PairRow))
     files = [write_table(root, f"{name}/pairs/{part_name(0, '0')}", table)]
-    for family, shape in encoders.shapes.items():
-        values = rng.normal(size=(len(pairs), *shape)).astype(np.float16)
+    for family, values in features.items():
         folder = feature_folder(name, family, encoders.fingerprints[family])
         table = feature_table([pair.pair_id for pair in pairs], family, values)
         files.append(write_table(root, f"{folder}/{part_name(0, '0')}", table))
     return files
+
+
+def _with_pictures(pair: PairRow, rng: np.random.Generator) -> PairRow:
+    reference, target = (encode_png(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2))
+    return replace(pair, reference=reference, target=target, caption=f"{pair.caption} {pair.cluster[-1]}")
 
 
 def _pair(dataset: DatasetName, index: int, split: Split, reference: bytes) -> PairRow:
