@@ -3,7 +3,8 @@
     branch:  Z = Attn(Q, K_T, V_T) + g_p Attn(Q, P W'_k, P W'_v) + g_s Attn(Q, S W'_k, S W'_v)
     token:   Z = Attn(Q, K_T, V_T) + Attn(Q, E W'_k, E W'_v),  E = concat[g_p P, g_s S]
 
-What is added to the text's part may also be weighed by block and by region (`Gate.local`).
+What is added to the text's part may also be weighed by block and by region (`Gate.local`), and several subjects may add
+to one row: Z = Z_T + sum_i m_i (g_p,i A_p,i + g_s,i A_s,i).
 
 (FlexIP, Fig. 3 and section 3.4; whether the gate scales tokens or branches is not said, so it is a switch.)
 
@@ -51,13 +52,14 @@ class TextCache:
 
 @dataclass
 class SubjectConditioning:
-    """A batch of requests as the UNet's layers see it. Row i belongs to row i of the UNet's input."""
+    """The subjects of a batch as the UNet's layers see them: keys, values and gate have one row a subject."""
 
     preservation: dict[str, KeysValues]  # layer name -> P W'
     personalization: dict[str, KeysValues]  # layer name -> S W'
     gate: Gate
     gating: Gating = "branch"
     text_cache: dict[str, TextCache] = field(default_factory=dict)
+    rows: Int[Tensor, " S"] | None = None  # the UNet row each subject acts in; None: one a row, in their order
 
 
 class SubjectProjections(nn.ModuleDict):
@@ -108,7 +110,7 @@ class GatedCrossAttention(AttnProcessor2_0):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if encoder_hidden_states is None:
             raise ValueError(f"{self.name}: no text states; pass prompt_embeds of the same rows as the subject")
-        if subject.gate.rows != hidden_states.shape[0]:
+        if subject.rows is None and subject.gate.rows != hidden_states.shape[0]:
             raise ValueError(
                 f"{self.name}: conditioning has {subject.gate.rows} rows, the UNet's batch {hidden_states.shape[0]};"
                 " call condition() with the pipeline's own guidance_scale and number of images"
@@ -116,16 +118,31 @@ class GatedCrossAttention(AttnProcessor2_0):
         query = _split_heads(attn.to_q(hidden_states), attn.heads)
         text = _text_keys_values(self.name, attn, encoder_hidden_states, subject)
         z = _attend(query, text, attn, _text_mask(attn, attention_mask, encoder_hidden_states))
-        z = z + gated_attention(query, attn, subject, self.name)
+        z = add_subjects(z, query, attn, subject, self.name)
         hidden_states = attn.to_out[0](_merge_heads(z))
         hidden_states = attn.to_out[1](hidden_states)
         return hidden_states / attn.rescale_output_factor
 
 
-def gated_attention(
-    query: Float[Tensor, "B heads X d"], attn: Attention, subject: SubjectConditioning, name: str
+def add_subjects(
+    z: Float[Tensor, "B heads X d"],
+    query: Float[Tensor, "B heads X d"],
+    attn: Attention,
+    subject: SubjectConditioning,
+    name: str,
 ) -> Float[Tensor, "B heads X d"]:
-    """The subject's part of Z, by the switch `gating`."""
+    """The text's part of Z and, in each row, the parts of the subjects that act there."""
+    if subject.rows is None:
+        return z + gated_attention(query, attn, subject, name)
+    if not len(subject.rows):
+        return z
+    return z.index_add(0, subject.rows, gated_attention(query[subject.rows], attn, subject, name))
+
+
+def gated_attention(
+    query: Float[Tensor, "S heads X d"], attn: Attention, subject: SubjectConditioning, name: str
+) -> Float[Tensor, "S heads X d"]:
+    """Each subject's part of Z, by the switch `gating`."""
     gate = subject.gate.to(query.device, query.dtype)
     p, s = subject.preservation[name], subject.personalization[name]
     if subject.gating == "branch":
@@ -205,26 +222,29 @@ def project_text(unet: nn.Module, text: Float[Tensor, "B L D"], subject: Subject
 
 
 def regroup(
-    parts: Sequence[tuple[SubjectConditioning, Float[Tensor, "_ L D"]]], rows: Int[Tensor, " R"]
+    parts: Sequence[tuple[SubjectConditioning, Float[Tensor, "_ L D"]]],
+    rows: Int[Tensor, " R"],
+    subjects: Int[Tensor, " S"],
 ) -> tuple[SubjectConditioning, Float[Tensor, "R L D"]]:
-    """Chosen rows of several batches, counted through, as one batch with its text states.
+    """Chosen rows and subjects of several batches, counted through, as one batch with its text states.
 
     Nothing is projected anew: keys and values of tokens and text are taken over; of the gates the two weights alone.
+    In which rows the subjects act is for the caller to say.
     """
-    subjects, texts = zip(*parts, strict=True)
+    conditionings, texts = zip(*parts, strict=True)
     text = torch.cat(texts)[rows]
-    names = subjects[0].preservation
+    names = conditionings[0].preservation
     preservation, personalization = (
-        torch.cat([getattr(s.gate, w) for s in subjects])[rows] for w in ("preservation", "personalization")
+        torch.cat([getattr(c.gate, w) for c in conditionings])[subjects] for w in ("preservation", "personalization")
     )
     regrouped = SubjectConditioning(
-        {name: _stacked([s.preservation[name] for s in subjects]).select(rows) for name in names},
-        {name: _stacked([s.personalization[name] for s in subjects]).select(rows) for name in names},
+        {name: _stacked([c.preservation[name] for c in conditionings]).select(subjects) for name in names},
+        {name: _stacked([c.personalization[name] for c in conditionings]).select(subjects) for name in names},
         Gate(preservation, personalization),
-        subjects[0].gating,
+        conditionings[0].gating,
     )
-    for name in set.intersection(*(set(s.text_cache) for s in subjects)):
-        cached = [s.text_cache[name] for s in subjects]
+    for name in set.intersection(*(set(c.text_cache) for c in conditionings)):
+        cached = [c.text_cache[name] for c in conditionings]
         if all(c.source is t and c.state == cached[0].state for c, t in zip(cached, texts, strict=True)):
             projected = _stacked([c.projected for c in cached]).select(rows)
             regrouped.text_cache[name] = TextCache(text, cached[0].state, projected)
@@ -233,6 +253,7 @@ def regroup(
 
 def _stacked(parts: Sequence[KeysValues]) -> KeysValues:
     """All rows; those with fewer tokens are padded, and say so."""
+    parts = [part for part in parts if len(part.keys)] or parts[:1]
     longest = max(part.keys.shape[1] for part in parts)
     missing = [longest - part.keys.shape[1] for part in parts]
     keys, values = (

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flexip.attention import check_processors, cross_attention_layers
 from flexip.batch import Batch, admit, advance, join, keep
+from flexip.canvas import paste
 from flexip.engine import Engine
 from flexip.images import Rgb
 from flexip.request import Request, check_blocks
@@ -56,12 +57,16 @@ class Drawing:
         return len(self._batch.rows.request) if self._batch else 0
 
     @torch.inference_mode()
-    def add(self, requests: Mapping[Any, Request]) -> None:
-        """Begins these, or none of them. Raises what `sample` raises."""
+    def add(self, requests: Mapping[Any, Request], engine: Engine | None = None) -> None:
+        """Begins these, or none of them. Raises what `sample` raises.
+
+        Args:
+            engine: whose adapters are asked for, on the same frozen models (`load_beside`); none: the drawing's own.
+        """
         if not requests:
             return
         _check(self._engine, [*requests.values()])
-        coming = admit(self._engine, [*requests.values()], [*requests])
+        coming = admit(engine or self._engine, [*requests.values()], [*requests])
         self._batch = join(self._batch, coming) if self._batch else coming
 
     @torch.inference_mode()
@@ -79,18 +84,22 @@ class Drawing:
         finished = batch.finished
         if not finished:
             return {}
-        pictures = decode(self._engine, batch.latents[torch.tensor(finished, device=batch.latents.device)])
+        pictures = self._pictures(batch, batch.latents, finished)
         self._keep([i for i in range(len(batch)) if i not in finished])
-        return dict(zip((batch.keys[i] for i in finished), pictures, strict=True))
+        return pictures
 
     @torch.inference_mode()
     def preview(self, keys: Collection[Hashable]) -> dict[Any, Rgb]:
         """What those of these that are on their way will look like, as far as their last step could tell."""
         chosen = [i for i, key in enumerate(self._batch.keys) if key in keys] if self._batch else []
-        if not self._batch or not chosen:
-            return {}
-        originals = self._batch.originals[torch.tensor(chosen, device=self._batch.originals.device)]
-        return dict(zip((self._batch.keys[i] for i in chosen), decode(self._engine, originals), strict=True))
+        return self._pictures(self._batch, self._batch.originals, chosen) if self._batch and chosen else {}
+
+    def _pictures(self, batch: Batch, latents: Float[Tensor, "B C h w"], chosen: Sequence[int]) -> dict[Any, Rgb]:
+        """Of the chosen requests, each on its canvas."""
+        drawn = decode(self._engine, latents[torch.tensor(chosen, device=latents.device)])
+        return {
+            batch.keys[i]: paste(picture, batch.requests[i].canvas) for i, picture in zip(chosen, drawn, strict=True)
+        }
 
     def _keep(self, chosen: Sequence[int]) -> None:
         if self._batch and len(chosen) < len(self._batch):

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from evaluation.baselines import ADAPTERS, PlusOverDino, load_baseline
 from evaluation.ip_adapter_format import image_prompt, to_ip_adapter
 from flexip.adapters import AdapterConfig, Adapters
-from flexip.batch import initial_noise
+from flexip.batch import draw_noise
 from flexip.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from flexip.encoders import Detail, load_pipeline, load_unet
 from flexip.model import FlexIP, adapter_config
@@ -102,7 +102,7 @@ def test_diffusers_own_ip_adapter_draws_the_same_picture(pocket_encoders, refere
     features = image_prompt(*engine.encoders.encode_references([reference]), name)
     theirs = pipe(
         ask.prompt,
-        latents=initial_noise(engine, [ask]),
+        latents=draw_noise(engine, ask)[:1],
         num_inference_steps=ask.steps,
         guidance_scale=ask.guidance_scale,
         ip_adapter_image_embeds=[features],
@@ -110,7 +110,7 @@ def test_diffusers_own_ip_adapter_draws_the_same_picture(pocket_encoders, refere
     ).images[0]
     assert np.abs(ours.astype(float) - 255 * theirs).max() <= 1.0
     pipe.set_ip_adapter_scale(0.0)
-    without = pipe(ask.prompt, latents=initial_noise(engine, [ask]), num_inference_steps=4, guidance_scale=3.0,
+    without = pipe(ask.prompt, latents=draw_noise(engine, ask)[:1], num_inference_steps=4, guidance_scale=3.0,
                    ip_adapter_image_embeds=[features], output_type="np").images[0]  # fmt: skip
     assert np.abs(ours.astype(float) - 255 * without).mean() > 1
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from flexip.attention import KEYWORD, cross_attention_layers
+from flexip.batch import prepare_rows
 from flexip.checkpoint import load_checkpoint
 from flexip.gate import Gate, at_step, linear, window
-from flexip.request import Request
+from flexip.request import Request, Subject
 from flexip.sampler import sample
 
 
@@ -126,3 +128,64 @@ def test_all_options_share_one_batch_and_leave_each_other_alone(engine, ask):
     together = draw(engine, *requests)
     for request, picture in zip(requests, together, strict=True):
         assert np.abs(draw(engine, request) - picture).max() <= 1
+
+
+def half(left: bool) -> np.ndarray:
+    mask = np.zeros((64, 64), np.float32)
+    mask[:, slice(0, 32) if left else slice(32, 64)] = 1
+    return mask
+
+
+@torch.no_grad()
+def test_several_subjects_add_up_each_in_its_region(engine, reference):
+    """Z - Z_T of the layer that comes first, where nothing has acted before, in one UNet call for all requests."""
+    one = Subject(reference, 0.9, 0.4, mask=half(left=True))
+    two = Subject(np.ascontiguousarray(reference[::-1, :, ::-1]), 0.3, 0.8, mask=half(left=False))
+    free = [replace(subject, mask=None) for subject in (one, two)]
+    groups = [(), (one,), (two,), (one, two), (two, one), (free[0],), (free[1],), (*free,), (one, *free)]
+    rows = prepare_rows(engine, [Request("two creatures", guidance_scale=1.0, others=group) for group in groups])
+    seen = []
+    layers = dict(cross_attention_layers(engine.pipe.unet))
+    hook = layers[min(layers)].to_out[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(len(groups), -1, -1, -1)
+    engine.pipe.unet(noisy, 500, encoder_hidden_states=rows.text, cross_attention_kwargs={KEYWORD: rows.subject})
+    hook.remove()
+    first, second, both, turned, free_first, free_second, shared, mixed = seen[0][1:] - seen[0][0]
+    assert first.abs().max() > 0.01
+    assert second.abs().max() > 0.01
+    expected = [
+        (both, first + second),
+        (turned, both),
+        (shared, (free_first + free_second) / 2),
+        (mixed, first + shared),
+    ]
+    for found, right in expected:
+        torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-4)
+
+
+def test_groups_and_single_subjects_share_calls_and_no_subject_is_projected_twice(engine, ask, reference, monkeypatch):
+    other = Subject(np.ascontiguousarray(reference[::-1]), 0.7, 0.3)
+    asked = [
+        ask,
+        replace(ask, others=(other,), seed=6),
+        replace(ask, mask=half(left=True), others=(replace(other, mask=half(left=False)), other), seed=7),
+        replace(ask, reference=None, others=(replace(other, preservation=linear(1.0, 0.0, 4)),) * 5, seed=8),
+        replace(ask, reference=None, guidance_scale=1.0, seed=9),
+    ]
+    alone = [draw(engine, request) for request in asked]
+    name = min(dict(cross_attention_layers(engine.pipe.unet)))
+    of_layer: Any = engine.model.attention[name.replace(".", "/")]
+    projection, projected = of_layer["to_k"], []
+    forward = projection.forward
+    monkeypatch.setattr(projection, "forward", lambda tokens: (projected.append(tokens.shape[:2]), forward(tokens))[1])
+    for picture, right in zip(draw(engine, *asked), alone, strict=True):
+        assert np.abs(picture - right).max() <= 1
+    assert [count for count, _ in projected] == [22, 22]  # P and S of 11 subjects, with and without them, once
+    assert np.abs(alone[1] - alone[0]).mean() > 1
+
+
+def test_what_is_wrong_with_one_of_several_subjects_is_told(ask, reference):
+    with pytest.raises(ValueError, match="5 values for 4 steps"):
+        replace(ask, others=(Subject(reference, preservation=(1.0,) * 5),))
+    with pytest.raises(ValueError, match="must be finite"):
+        Subject(reference, blocks={"up_blocks": float("inf")})

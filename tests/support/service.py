@@ -58,8 +58,8 @@ class Easel:
                 raise ZeroDivisionError(row.prompt)
             self.asked.append(row)
             self.rows[key], self.steps[key] = row, 0
-            if row.references:
-                self.references.encode(row.references)
+            if images := [image for subject in row.subjects for image in subject.references]:
+                self.references.encode(images)
 
     def remove(self, keys: Collection[Hashable]) -> None:
         """Gives them up."""
