@@ -95,7 +95,7 @@ def load(config_class: type[Config], argv: list[str] | None = None, prog: str = 
         raise UserError("\n".join(problems))
     from_flags = _parse_flags(config_class, flags, prog)
     try:
-        return config_class(**_merge(from_file, from_flags))
+        return config_class(**_completed(config_class, _merge(from_file, from_flags)))
     except ValidationError as error:
         lines = [_describe(problem, config_class, from_file, from_flags, file) for problem in error.errors()]
         raise UserError("\n".join(dict.fromkeys(lines))) from error
@@ -212,6 +212,16 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _completed(config_class: type[JobConfig], given: dict[str, Any]) -> dict[str, Any]:
+    """What is given of a section, over the job's own default of that section rather than over its class's."""
+    sections = {
+        name: field.default.model_dump(by_alias=True)
+        for name, field in config_class.model_fields.items()
+        if isinstance(given.get(name), dict) and isinstance(field.default, Section)
+    }
+    return _merge(sections, given)
 
 
 def _describe(

@@ -39,6 +39,20 @@ def test_command_line_wins_over_yaml_and_yaml_over_default(train_yaml):
     assert config.dataset == Path("d")
 
 
+class Stage(Section):
+    minutes: float = Field(default=10.0, description="budget [min]")
+    batch_size: int = Field(default=32, description="rows of a step")
+
+
+class Stages(JobConfig):
+    oracles: Stage = Field(default=Stage(minutes=20.0, batch_size=128), description="a stage")
+
+
+def test_one_field_of_a_section_leaves_the_jobs_own_defaults_of_the_others(train_yaml):
+    assert load(Stages, ["--oracles.minutes", "25"]).oracles == Stage(minutes=25.0, batch_size=128)
+    assert load(Stages, train_yaml("oracles:\n  batch_size: 8\n")).oracles == Stage(minutes=20.0, batch_size=8)
+
+
 def test_environment_variables_are_not_read(monkeypatch):
     monkeypatch.setenv("STEPS", "3")
     monkeypatch.setenv("SEED", "3")
