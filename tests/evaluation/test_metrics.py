@@ -61,3 +61,82 @@ def test_mean_patch_gives_every_patch_the_same_say():
 def test_a_vector_without_direction_is_refused(bad):
     with pytest.raises(ValueError, match="embeddings"):
         metrics.unit(np.array([[1.0, 0.0], [bad, 0.0]]))
+
+
+def test_reference_policies_differ_as_they_say():
+    references = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    copy = np.array([[2.0, 0.0]])  # of the reference that was shown
+    half = np.sqrt(0.5)
+    found = {p: metrics.reference_similarity(copy, references, 0, p)[0] for p in metrics.REFERENCES}
+    assert found == pytest.approx({"all": (1 + 0 + half) / 3, "shown": 1, "unseen": (0 + half) / 2})
+    assert np.isnan(metrics.reference_similarity(copy, references[:1], 0, "unseen")[0])
+
+
+def test_real_similarity_leaves_out_each_picture_with_itself():
+    assert metrics.real_similarity(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])) == pytest.approx(1 / 3)
+    assert np.isnan(metrics.real_similarity(np.ones((1, 2))))
+
+
+def test_cosine_goes_row_by_row():
+    np.testing.assert_allclose(metrics.cosine(np.eye(2), np.array([[1.0, 1.0], [-1.0, 0.0]])), [np.sqrt(0.5), 0])
+
+
+def test_a_masked_subject_stands_alone_on_white():
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    mask = np.zeros((4, 4), bool)
+    mask[1, 1:3] = mask[2, 2] = True
+    crop = metrics.on_white(image, mask)
+    assert crop.shape == (2, 2, 3)
+    assert (crop[0] == image[1, 1:3]).all()
+    assert (crop[1, 0] == 255).all()
+    painted = metrics.background(image, mask)
+    assert (painted[~mask] == image[~mask]).all()
+    assert (painted[mask] == image[~mask].mean(axis=0).round()).all()
+    with pytest.raises(ValueError, match="0 pixels"):
+        metrics.on_white(image, np.zeros((4, 4), bool))
+
+
+def test_patches_count_by_what_covers_them():
+    mask = np.zeros((8, 8), bool)
+    mask[:4, :4] = True
+    assert metrics.patch_mask(mask, 2).tolist() == [True, False, False, False]
+    speck = np.zeros((8, 8), bool)
+    speck[7, 7] = True
+    assert metrics.patch_mask(speck, 2).tolist() == [False, False, False, True]
+    assert metrics.patch_mask(np.ones((3, 3), bool), 4).all()  # fewer pixels than patches
+
+
+def test_masked_patches_find_their_best_partner_wherever_it_stands():
+    reference = np.array([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+    image = np.array([[9.0, 9.0], [0.0, 2.0], [1.0, 1.0]])
+    found = metrics.masked_patch_similarity(
+        image, np.array([False, True, True]), reference, np.array([True, True, False])
+    )
+    assert found == pytest.approx((np.sqrt(0.5) + 1) / 2)
+
+
+def test_seed_diversity_of_equal_and_of_opposite_answers():
+    same, opposite = np.ones((3, 2)), np.array([[1.0, 0.0], [-1.0, 0.0]])
+    assert metrics.seed_diversity(same) == pytest.approx(0)
+    assert metrics.seed_diversity(opposite) == pytest.approx(2)
+    assert np.isnan(metrics.seed_diversity(np.ones((4, 1, 2)))).all()
+
+
+def test_leakage_is_being_nearer_to_somebody_else():
+    references, images = np.eye(3), np.array([[1.0, 0.1, 0.0], [0.9, 1.0, 0.0], [0.0, 0.9, 0.2]])
+    np.testing.assert_allclose(metrics.leakage(images, references, np.array([0, 1, 2])), [0, 0, 1])
+    assert np.isnan(metrics.leakage(images[:, :1], references[:1, :1], np.zeros(3, int))).all()
+
+
+def test_faces_are_assigned_once_each_and_a_missing_one_counts_as_nothing():
+    wanted = np.array([[1.0, 0.0], [0.8, 0.6]])
+    similarity, chosen = metrics.assigned_similarity(np.array([[1.0, 0.0]]), wanted)
+    assert (similarity.tolist(), chosen.tolist()) == ([1, 0], [0, -1])
+    both, chosen = metrics.assigned_similarity(np.array([[0.8, 0.6], [1.0, 0.0]]), wanted)
+    np.testing.assert_allclose(both, 1)
+    assert chosen.tolist() == [1, 0]
+    assert metrics.assigned_similarity(np.zeros((0, 2)), wanted)[0].tolist() == [0, 0]
+
+
+def test_accuracy_asks_only_what_was_stated():
+    np.testing.assert_array_equal(metrics.accuracy(np.array([1, 2, 3]), np.array([1, 0, -1])), [1, 0, np.nan])

@@ -17,7 +17,7 @@ from pipelines.detectors import Found, distinct, inside, open_detector
 from pipelines.open_vocabulary import nearest_phrase
 from pipelines.pretrained import ModelError
 from pipelines.records import Frame, Source
-from pipelines.settings import CurationSettings, InputSettings, SubjectSettings
+from pipelines.settings import CurationSettings, FilterSettings, InputSettings, SubjectSettings
 from pipelines.stages import search_clip
 from pipelines.subjects import View, box_iou, working_view
 
@@ -199,16 +199,6 @@ def test_an_aesthetic_head_rejects_what_it_scores_low(models, clip, test_data):
         search_clip("c", clip[0], clip[1], settings({}, filters={**chosen, "aesthetic_clip": models["clip_512"]}))
 
 
-@pytest.mark.parametrize(("name", "lowest", "highest"), [("l_14", -2.458, 11.304), ("b_32", -1.470, 11.006)])
-def test_linear_heads_give_their_authors_scores(test_data, name, lowest, highest):
-    folder = test_data / "models" / "aesthetic"
-    weight, bias = aesthetic.load_head(str(folder / f"sa_0_4_vit_{name}_linear.pth"))
-    embeddings = np.stack([np.load(folder / f"vit_{name}_embeddings" / f"rating{i}.npy").ravel() for i in range(10)])
-    scores = embeddings.astype(float) @ weight + bias
-    assert (np.diff(scores) > 0).all()
-    np.testing.assert_allclose(scores[[0, -1]], [lowest, highest], atol=2e-3)
-
-
 def test_weights_that_cannot_be_used_are_named(models, tmp_path):
     nowhere = str(tmp_path / "nowhere")
     broken = tmp_path / "yunet.onnx"
@@ -224,7 +214,7 @@ def test_weights_that_cannot_be_used_are_named(models, tmp_path):
         with pytest.raises(ModelError, match=field):
             open_detector(SubjectSettings(**wanted))
     with pytest.raises(ModelError, match="aesthetic_head"):
-        aesthetic.load_head(nowhere)
+        aesthetic.open_scorer(FilterSettings(aesthetic_head=nowhere), "cpu")
 
 
 def test_fingerprints_follow_the_weights(models, tmp_path):

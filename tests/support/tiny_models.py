@@ -177,3 +177,24 @@ def bert_tokenizer(words: list[str]):
     }.items():
         pieces[place] = token
     return BertTokenizer(vocab={piece: i for i, piece in enumerate([*pieces, *words])})
+
+
+def clip(folder: Path) -> Path:
+    """A CLIP with pictures of 32 px and the pocket vocabulary, which rates pictures as CLIP-IQA does."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    from flexip.pocket import weights_path
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(weights_path() / "tokenizer")
+    width = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1, "pad_token_id": 0}
+    config = CLIPConfig(
+        text_config={**width, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
+        vision_config={**width, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder

@@ -1,0 +1,98 @@
+"""What is read from faces: whose they are, what they express, where they look. One interface for any face library."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from evaluation.metrics import assigned_similarity
+from evaluation.pocket import read_values
+from flexip import pocket
+from flexip.encoders import fingerprint
+from flexip.images import Rgb, resize
+from flexip.pocket.face import EXPRESSIONS, POSES
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The faces found in one picture, in any order."""
+
+    embeddings: Float[np.ndarray, "found width"]
+    expressions: tuple[str, ...]
+    poses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FaceReader:
+    """A detector with an identity net and readers of expression and pose, under one name."""
+
+    name: str
+    weights: str
+    read: Callable[[Sequence[Rgb]], list[Faces]]
+
+
+@dataclass(frozen=True)
+class FaceScores:
+    """What one picture kept of the people asked for. An identity without a face has similarity 0 and is wrong."""
+
+    similarity: float  # mean over identities
+    detected: float  # share of identities that were given a face
+    expression: float  # share that shows the expression asked for; NaN where none was
+    pose: float
+
+
+def score_faces(
+    found: Faces,
+    wanted: Float[np.ndarray, "wanted width"],
+    expressions: Sequence[str | None],
+    poses: Sequence[str | None],
+) -> FaceScores:
+    """Faces of one picture against the identities, expressions and poses asked for, by the best assignment.
+
+    A high similarity beside a wrong expression or pose is a copy: read the three together.
+    """
+    similarity, chosen = assigned_similarity(found.embeddings, wanted)
+    return FaceScores(
+        similarity=float(similarity.mean()),
+        detected=float((chosen >= 0).mean()),
+        expression=_share(found.expressions, chosen, expressions),
+        pose=_share(found.poses, chosen, poses),
+    )
+
+
+def pocket_faces() -> FaceReader:
+    """Creatures: identity by the pocket identity net, expression and pose by an oracle, which conditions nothing.
+
+    A picture of the pocket world has its creature in the middle; there is a face where the oracle sees a creature.
+    """
+    import torch
+
+    from flexip.pocket.face_nets import load_face_net
+    from flexip.pocket.pretrain_oracle import load_oracle
+
+    weights = pocket.weights_path()
+    identity, oracle = load_face_net(weights, "identity"), load_oracle(weights, "residual")
+
+    @torch.inference_mode()
+    def read(images: Sequence[Rgb]) -> list[Faces]:
+        whole = [resize(image, (64, 64)) for image in images]
+        values = read_values(oracle, whole)
+        crops = np.stack([resize(image[6:62, 4:60], (64, 64)) for image in whole])
+        embeddings = identity(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
+        names = list(POSES)
+        return [
+            Faces(embeddings[i : i + 1], (EXPRESSIONS[values["expression"][i]],), (names[values["pose"][i]],))
+            if values["subject"][i]
+            else Faces(embeddings[:0], (), ())
+            for i in range(len(whole))
+        ]
+
+    both = [*identity.state_dict().items(), *((f"oracle.{k}", v) for k, v in oracle.state_dict().items())]
+    return FaceReader("pocket face nets", fingerprint(both, "64 px, crop 4..60 x 6..62"), read)
+
+
+def _share(read: Sequence[str], chosen: np.ndarray, asked: Sequence[str | None]) -> float:
+    """Share of what was asked for that the assigned faces show."""
+    right = [which >= 0 and read[which] == word for which, word in zip(chosen, asked, strict=True) if word is not None]
+    return float(np.mean(right)) if right else float("nan")
