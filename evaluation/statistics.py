@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -103,3 +104,112 @@ def hypervolume(points: Float[np.ndarray, "points 2"], reference: Float[np.ndarr
     front = pareto_front(above)
     widths = np.diff(np.concatenate([[reference[0]], front[:, 0]]))
     return float((widths * (front[:, 1] - reference[1])).sum())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two methods on the same subjects, in one metric."""
+
+    interval: Interval  # of the mean difference over subjects
+    p: float  # of the sign-flip test; see `corrected` for several metrics
+    detectable: float  # the least difference that so many subjects would show, see `detectable_difference`
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "tie"]:
+        """A tie wherever the interval contains zero, or there is none."""
+        if not self.interval.low > 0 and not self.interval.high < 0:
+            return "tie"
+        return "better" if self.interval.low > 0 else "worse"
+
+
+def paired_difference(
+    ours: Float[np.ndarray, " subjects"], theirs: Float[np.ndarray, " subjects"], *, confidence: float = 0.95
+) -> Difference:
+    """Per-subject means of two methods against each other; subjects that either lacks (NaN) are left out.
+
+    Both must have been averaged over the same prompts and seeds.
+
+    Raises:
+        ValueError: no subject was scored for both.
+    """
+    difference = np.asarray(ours - theirs, dtype=np.float64)
+    difference = difference[np.isfinite(difference)]
+    if not len(difference):
+        raise ValueError("subjects: none was scored for both methods")
+    interval = bootstrap_mean(difference, confidence=confidence)
+    return Difference(interval, sign_flip_p(difference), detectable_difference(difference))
+
+
+def sign_flip_p(
+    difference: Float[np.ndarray, " subjects"], *, most_exact: int = 14, resamples: int = 20000, seed: int = 0
+) -> float:
+    """Two-sided p of the mean difference being zero: each subject's sign is as likely the other way round.
+
+    All sign patterns up to `most_exact` subjects, drawn ones beyond (which count themselves, so that p is never 0).
+    With n subjects p cannot fall below 2 / 2^n. NaN with one subject.
+    """
+    count = len(difference)
+    if count < 2:
+        return float("nan")
+    if count <= most_exact:
+        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+        extra = 0
+    else:
+        signs = np.random.default_rng(seed).choice([-1, 1], size=(resamples, count))
+        extra = 1
+    means = np.abs(signs @ difference)
+    as_extreme = (means >= abs(difference.sum()) * (1 - 1e-12)).sum()
+    return float((as_extreme + extra) / (len(signs) + extra))
+
+
+def detectable_difference(difference: Float[np.ndarray, " subjects"], alpha: float = 0.05, power: float = 0.8) -> float:
+    """The least true mean difference that a two-sided paired t-test finds with this power, given this spread.
+
+    NaN with one subject. A leaderboard whose leads are smaller settles nothing.
+    """
+    count = len(difference)
+    if count < 2:
+        return float("nan")
+    quantiles = stats.t.ppf(1 - alpha / 2, count - 1) + stats.t.ppf(power, count - 1)
+    return float(quantiles * np.std(difference, ddof=1) / np.sqrt(count))
+
+
+def corrected(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Holm's step-down correction of several tests' p; NaN stays, and does not count as a test."""
+    p, found = np.asarray(p, dtype=np.float64), np.full(len(p), np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known])]
+    steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
+    found[order] = np.minimum(steps, 1)
+    return found
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """A share with its score interval (Wilson 1927): within 0..1, and honest for few trials. NaN for none."""
+    if not trials:
+        nothing = np.asarray(np.nan)
+        return Interval(nothing, nothing, nothing, 0, confidence)
+    found = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Interval(np.asarray(successes / trials), np.asarray(found.low), np.asarray(found.high), trials, confidence)
+
+
+def krippendorff_alpha(
+    ratings: Float[np.ndarray, "raters items"], level: Literal["nominal", "interval"] = "interval"
+) -> float:
+    """Krippendorff's alpha: 1 full agreement, 0 what chance gives; NaN cells are ratings that were not made.
+
+    NaN where no item has two ratings, or all ratings are equal.
+    """
+    pairable = ratings[:, np.isfinite(ratings).sum(axis=0) >= 2]
+    values = pairable[np.isfinite(pairable)]
+    if not len(values):
+        return float("nan")
+
+    def distance(column: Float[np.ndarray, " n"]) -> float:
+        apart = column[:, None] - column
+        return float((apart**2).sum() if level == "interval" else (apart != 0).sum())
+
+    items = [column[np.isfinite(column)] for column in pairable.T]
+    observed = sum(distance(item) / (len(item) - 1) for item in items) / len(values)
+    expected = distance(values) / (len(values) * (len(values) - 1))
+    return float(1 - observed / expected) if expected > 0 else float("nan")

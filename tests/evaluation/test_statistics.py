@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from evaluation.statistics import (
     bootstrap_mean,
+    corrected,
     crossed_bootstrap,
+    detectable_difference,
     hypervolume,
     kendall_tau,
+    krippendorff_alpha,
     largest_step,
+    paired_difference,
     pareto_front,
+    sign_flip_p,
+    wilson,
 )
 
 
@@ -93,3 +100,82 @@ def test_pairs_stay_together_in_a_crossed_interval():
     found = crossed_bootstrap(lambda v: float((v[..., 0] - v[..., 1]).mean()), both, resamples=200)
     assert found.low == pytest.approx(0.5)
     assert found.high == pytest.approx(0.5)
+
+
+def test_a_lead_within_its_interval_is_a_tie():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=20)
+    clear = paired_difference(base + 0.5 + 0.1 * rng.normal(size=20), base)
+    assert (clear.verdict, clear.p < 0.01, clear.detectable < 0.2) == ("better", True, True)
+    assert paired_difference(base, base + 0.5 + 0.1 * rng.normal(size=20)).verdict == "worse"
+    noise = paired_difference(base + rng.normal(size=20), base)
+    assert (noise.verdict, noise.p > 0.05) == ("tie", True)
+    assert paired_difference(base, base).verdict == "tie"
+    one = paired_difference(np.array([2.0]), np.array([1.0]))
+    assert (one.verdict, np.isnan(one.p), np.isnan(one.detectable)) == ("tie", True, True)
+
+
+def test_subjects_are_paired_and_those_without_both_left_out():
+    ours, theirs = np.array([1.0, np.nan, 3.0]), np.array([0.0, 1.0, 2.0])
+    found = paired_difference(ours, theirs)
+    assert (float(found.interval.mean), found.interval.subjects) == (1, 2)
+    with pytest.raises(ValueError, match="none was scored"):
+        paired_difference(ours[1:2], theirs[1:2])
+
+
+def test_sign_flips_are_all_counted_or_drawn():
+    values = np.array([0.3, 0.1, 0.2, 0.4])
+    assert sign_flip_p(values) == 2 / 2**4  # nothing but all or none turned round is as extreme
+    assert sign_flip_p(np.array([1.0, -1.0])) == 1
+    reference = stats.permutation_test((values - 0.15,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert sign_flip_p(values - 0.15) == pytest.approx(reference)
+    drawn = sign_flip_p(np.random.default_rng(0).normal(0.2, 1, 30))
+    exact = stats.ttest_1samp(np.random.default_rng(0).normal(0.2, 1, 30), 0).pvalue
+    assert drawn == pytest.approx(exact, abs=0.02)
+
+
+def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
+    found = corrected(np.array([0.01, np.nan, 0.04, 0.03]))
+    np.testing.assert_allclose(found, [0.03, np.nan, 0.06, 0.06])
+    np.testing.assert_allclose(corrected(np.array([0.6, 0.7])), [1, 1])
+
+
+def test_the_detectable_difference_is_found_as_often_as_promised():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(400, 15))
+    detectable = np.mean([detectable_difference(row) for row in noise])
+    found = np.mean([stats.ttest_1samp(row + detectable, 0).pvalue < 0.05 for row in noise])
+    assert found == pytest.approx(0.8, abs=0.06)
+
+
+def test_wilson_stays_within_0_and_1():
+    none = wilson(0, 10)
+    assert none.low == pytest.approx(0, abs=1e-12)
+    assert none.high == pytest.approx(0.2775, abs=1e-3)
+    half = wilson(50, 100)
+    assert (float(half.low), float(half.high)) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert np.isnan(wilson(0, 0).low)
+
+
+def test_krippendorff_alpha_of_its_authors_example():
+    """Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: nominal .743, interval .849."""
+    absent = np.nan
+    ratings = np.array(
+        [
+            [1, 2, 3, 3, 2, 1, 4, 1, 2, absent, absent, absent],
+            [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, absent, 3],
+            [absent, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, absent],
+            [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, absent],
+        ]
+    )
+    assert krippendorff_alpha(ratings, "nominal") == pytest.approx(0.743, abs=1e-3)
+    assert krippendorff_alpha(ratings) == pytest.approx(0.849, abs=1e-3)
+    assert np.isnan(krippendorff_alpha(ratings[:1]))
+
+
+def test_images_of_one_subject_do_not_count_as_so_many_subjects():
+    """30 subjects x 100 alike images: the subject's interval is several times that of 3000 independent images."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(30, 1)) * np.sqrt(0.3) + rng.normal(size=(30, 100)) * np.sqrt(0.7)
+    of_subjects, naive = bootstrap_mean(images.mean(axis=1)), bootstrap_mean(images.ravel(), resamples=500)
+    assert (of_subjects.high - of_subjects.low) / (naive.high - naive.low) > 4  # sqrt(1 + 99 x 0.3) = 5.5
