@@ -154,8 +154,19 @@ def train_step(
         reduce: averages the gradients over the processes of the training, in place; None where there is one.
         precision: bf16 computes the prediction in half precision; parameters, loss and averages stay single.
     """
-    parts = [batch] if isinstance(batch, Batch) else batch
     parameters = list(state.model.trainable().values())
+    total = accumulate_gradients(state, [batch] if isinstance(batch, Batch) else batch, precision)
+    if reduce:
+        reduce([p.grad for p in parameters if p.grad is not None])
+    torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+    state.optimizer.step()
+    state.step += 1
+    update_average(state.average, state.model.trainable(), state.ema, state.step)
+    return total
+
+
+def accumulate_gradients(state: TrainState, parts: Sequence[Batch], precision: Precision = "fp32") -> Float[Tensor, ""]:
+    """Forward and backward pass of all parts, gradients anew; returns the detached mean loss."""
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=parts[0].noisy.device)
     for part in parts:
@@ -163,12 +174,6 @@ def train_step(
             loss = batch_loss(state.model, part).mean() / len(parts)
         loss.backward()
         total += loss.detach()
-    if reduce:
-        reduce([p.grad for p in parameters if p.grad is not None])
-    torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
-    state.optimizer.step()
-    state.step += 1
-    update_average(state.average, state.model.trainable(), state.ema, state.step)
     return total
 
 

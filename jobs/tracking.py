@@ -123,6 +123,27 @@ def history(client: "MlflowClient", run_id: str, key: str) -> list[tuple[int, fl
     return sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, key))
 
 
+@contextmanager
+def system_metrics(uri: str, run_id: str, every: float, machine: str) -> Iterator[None]:
+    """Logs how busy this machine is while the block runs, as `system/<machine>/...`; GPUs need nvidia-ml-py.
+
+    Args:
+        every: time between two looks [s]; 0 logs nothing.
+    """
+    if not every:
+        yield
+        return
+    open_client(uri)  # which keeps MLflow quiet
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, every, resume_logging=True, node_id=machine, tracking_uri=uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings with dotted keys, as on the command line."""
     flat: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from jobs.training.estimate import describe
 from jobs.training.launch import ProgressFile, launch
 from jobs.training.models import log_findings
 from jobs.training.record import open_record
-from jobs.training.setup import assignment, check_start, load_matching_encoders, with_mlflow_run
+from jobs.training.setup import assignment, check_start, feature_shapes, load_matching_encoders, with_mlflow_run
 from jobs.training.stopping import stopped_by_signals
 from jobs.training.validation import Validator, kept
 from pipelines.shards import open_dataset
@@ -139,7 +139,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; see `--help`."""
     config = load(TrainConfig, argv, "python -m jobs.train")
     if config.dry_run:
-        for line in describe(config, open_dataset(config.dataset)):
+        dataset = open_dataset(config.dataset)
+        for line in describe(config, dataset, feature_shapes(config, dataset)):
             say("train", line)
     else:
         run(config)

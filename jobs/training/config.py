@@ -177,6 +177,11 @@ class TrainConfig(JobConfig):
         default=None, gt=0, description="of one device [TFLOP/s], for MFU; none: known of A100, H100, H200, else no MFU"
     )
     mlflow: MLflowConfig = Field(default=MLflowConfig(), description="experiment tracking")
+    system_metrics_every: float = Field(
+        default=10.0,
+        ge=0,
+        description="time between two looks at processors, memory, disks and GPUs of every machine [s]; 0: none",
+    )
     ray: RayConfig = Field(default=RayConfig(), description="where the workers run")
     seed: int = Field(default=0, ge=0, description="of the first weights, the order of samples, noise and dropout")
 

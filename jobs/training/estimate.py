@@ -21,9 +21,8 @@ def training_cost_of(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) ->
     return training_cost(unet, architecture, ADAPTERS[config.adapter.method], shapes)
 
 
-def describe(config: TrainConfig, dataset: PairDataset) -> list[str]:
-    """Lines for `--dry_run`."""
-    shapes = {family: tuple(shape) for family, shape in dataset.manifest.shapes.items()}
+def describe(config: TrainConfig, dataset: PairDataset, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Lines for `--dry_run`; `shapes` as above."""
     cost = training_cost_of(config, shapes)
     return [*_model_lines(cost), *_run_lines(config, dataset, cost), *_time_lines(config, cost)]
 

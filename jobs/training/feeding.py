@@ -15,16 +15,14 @@ import torch
 from flexip.rows import DATASETS, DatasetName
 from flexip.training import Batch, BatchRow, Drops, batch_rows, build_batch, draw_gamma
 from jobs.training.assignment import Assignment, Place
-from jobs.training.features import FeatureSource, feature_source
-from pipelines.shards import PairDataset
+from jobs.training.features import FeatureSource
 
 
-def feed(job: Assignment, place: Place, dataset: PairDataset, first: int) -> Generator[list[Batch]]:
+def feed(job: Assignment, place: Place, source: FeatureSource, first: int) -> Generator[list[Batch]]:
     """This rank's parts of the global batches `first`, `first + 1`, ... to the last step.
 
     A thread reads one step ahead. Closing the iterator ends it.
     """
-    source = feature_source(job.config, dataset, job.names, place.device)
     with ThreadPoolExecutor(1, "feed") as thread:
         ahead = thread.submit(step_parts, job, place, source, first)
         for step in range(first, job.config.steps):

@@ -1,6 +1,7 @@
 """The workers from start to end, under Ray Train, with a driver that stays awake beside them."""
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from jobs.training.stopping import StopRequest
 from jobs.training.worker import train_worker
 
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_START = 120  # for a worker to import what it needs: Ray's own limit, 60, is too short for a busy machine
 
 
 def launch(job: Assignment, look: Callable[[], None], request: StopRequest) -> None:
@@ -29,6 +31,7 @@ def launch(job: Assignment, look: Callable[[], None], request: StopRequest) -> N
         UserError: a worker found a mistake of the user's. RuntimeError: more failures than `max_failures`.
     """
     outcome: list[Exception] = []
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SECONDS_TO_START))
 
     def fit() -> None:
         try:

@@ -34,6 +34,7 @@ FREE_FIELDS = {
     "gpus",
     "peak_tflops",
     "mlflow",
+    "system_metrics_every",
     "ray",
 }
 

@@ -49,6 +49,13 @@ def load_matching_encoders(config: TrainConfig, dataset: PairDataset) -> Encoder
     return encoders
 
 
+def feature_shapes(config: TrainConfig, dataset: PairDataset) -> dict[str, tuple[int, ...]]:
+    """Of one row of each family, as the dataset says; only where it lacks one that is needed, encoders are loaded."""
+    if set(families(config.adapter.detail)) <= dataset.manifest.shapes.keys():
+        return {family: tuple(shape) for family, shape in dataset.manifest.shapes.items()}
+    return load_matching_encoders(config, dataset).shapes
+
+
 def check_start(config: TrainConfig, encoders: Encoders) -> None:
     """Refuses to begin with adapters of another shape, or of other encoders, before any worker starts."""
     if config.start is None:

@@ -18,8 +18,10 @@ from flexip.encoders import load_unet
 from flexip.model import FlexIP, adapter_config
 from flexip.reduction import average_over_ranks, copy_from_first
 from flexip.training import TrainState, new_state, train_step
+from jobs.tracking import system_metrics
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import TrainConfig
+from jobs.training.features import feature_source
 from jobs.training.feeding import feed
 from jobs.training.log import Asked, StepLog
 from jobs.training.store import CheckpointWriter, newest
@@ -37,7 +39,10 @@ def train_worker(settings: dict[str, Assignment]) -> None:
         device=device,
         preempted=lambda: ray.train.get_preemption_info() is not None,
     )
-    train(settings["assignment"], place)
+    job = settings["assignment"]
+    every = job.config.system_metrics_every if context.get_local_rank() == 0 else 0  # one speaks for its machine
+    with system_metrics(job.tracking_uri, job.run_id, every, f"node_{context.get_node_rank()}"):
+        train(job, place)
 
 
 def train(job: Assignment, place: Place) -> TrainState:
@@ -51,7 +56,8 @@ def train(job: Assignment, place: Place) -> TrainState:
     reduce = gradient_reduction(config, place)
     writer = CheckpointWriter(job.folder) if place.rank == 0 else None
     log = StepLog(job, place, state.step)
-    batches = feed(job, place, open_dataset(config.dataset), state.step)
+    source = feature_source(config, open_dataset(config.dataset), job.names, place.device)
+    batches = feed(job, place, source, state.step)
     warned = False
     while state.step < config.steps:
         began = time.perf_counter()
@@ -62,7 +68,7 @@ def train(job: Assignment, place: Place) -> TrainState:
         due = checkpoint_due(config, state.step)
         asked = log.flush(state.step) if due or state.step % config.log_every == 0 else Asked()
         if writer and (due or asked.to_stop or (asked.to_save and not warned)):
-            log.stalled += _save(job, state, writer, wait=asked.to_stop or asked.to_save or state.step == config.steps)
+            log.stalled += save(job, state, writer, wait=asked.to_stop or asked.to_save or state.step == config.steps)
         warned = warned or asked.to_save
         if asked.to_stop:
             break
@@ -76,7 +82,7 @@ def checkpoint_due(config: TrainConfig, step: int) -> bool:
     return step == config.steps or step % config.checkpoint_every == 0 or bool(validated)
 
 
-def _save(job: Assignment, state: TrainState, writer: CheckpointWriter, wait: bool) -> float:
+def save(job: Assignment, state: TrainState, writer: CheckpointWriter, wait: bool) -> float:
     """Write a checkpoint, behind the training's back unless the process may end soon; returns the seconds it took."""
     began = time.perf_counter()
     training = job.config.model_dump(mode="json")

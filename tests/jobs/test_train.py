@@ -60,7 +60,8 @@ def configuration(dataset, output, **changes) -> TrainConfig:
 @pytest.fixture(scope="module")
 def two_workers(ray_up, dataset, tmp_path_factory) -> tuple[TrainConfig, TrainResult]:
     validation = ValidationConfig(subjects=0, rows=2)
-    config = configuration(dataset, tmp_path_factory.mktemp("two"), validate_every=4, validation=validation)
+    output = tmp_path_factory.mktemp("two")
+    config = configuration(dataset, output, validate_every=4, validation=validation, system_metrics_every=0.2)
     return config, run(config)
 
 
@@ -100,6 +101,7 @@ def test_mlflow_run_is_finished_and_has_each_step_once(two_workers):
     assert finished.data.params["optimizer.learning_rate"] == "0.001"
     assert finished.data.tags["dataset.path"] == str(config.dataset)
     assert [a.path for a in client.list_artifacts(result.run_id)] == ["config.yaml"]
+    assert finished.data.metrics["system/node_0/system_memory_usage_megabytes"] > 0
     assert (config.output / "mlflow-artifacts").is_dir()  # and not below the working directory
     assert len(result.losses) == STEPS
     assert torch.tensor(result.losses).isfinite().all()

@@ -14,7 +14,7 @@ from jobs.training.config import AdapterSizes, TrainConfig
 from jobs.training.features import feature_source
 from jobs.training.feeding import features_of
 from jobs.training.record import open_record
-from jobs.training.setup import assignment, load_matching_encoders, with_mlflow_run
+from jobs.training.setup import assignment, feature_shapes, load_matching_encoders, with_mlflow_run
 from jobs.training.worker import train
 from pipelines.shards import open_dataset
 
@@ -71,7 +71,9 @@ def test_online_asks_nothing_of_the_features_on_disk(dataset, pocket_encoders, t
     data.manifest.fingerprints["dino"] = "0" * 16
     with pytest.raises(UserError, match="its dino features come from encoder 0000000000000000"):
         load_matching_encoders(configuration(dataset, tmp_path), data)
+    del data.manifest.shapes["dino"]
     online = configuration(dataset, tmp_path, features="online")
+    assert feature_shapes(online, data) == pocket_encoders.shapes
     assert load_matching_encoders(online, data).fingerprints == pocket_encoders.fingerprints
 
 
