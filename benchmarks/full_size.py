@@ -1,5 +1,6 @@
 """FLOPs of the full-size models, counted on the meta device: Stable Diffusion 1.5, CLIP ViT-H/14, DINOv2-L."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -72,6 +73,4 @@ def _counted(modules: Mapping[str, Any], sides: Mapping[str, int], tokens: int) 
 
 def _on_meta(model: Any) -> Any:
     """A copy without weights, in training mode: a fused attention for inference would not be counted."""
-    import copy
-
     return copy.deepcopy(model).to("meta").train()
