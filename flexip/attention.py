@@ -12,6 +12,7 @@ Everything a request brings travels in `SubjectConditioning` through `cross_atte
 but their layer's name. Keys and values of tokens that stay the same over the steps are computed once.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,20 @@ class TextCache:
     projected: KeysValues
 
 
+class Companion(ABC):
+    """What else acts in the layers, in rows of its own: people's faces, see flexip.saa."""
+
+    @abstractmethod
+    def adapt(self, attn: Any, name: str) -> Any:
+        """The layer, self- or cross-attention, with projections that may be others in its rows."""
+
+    @abstractmethod
+    def add(
+        self, z: Float[Tensor, "B heads X d"], query: Float[Tensor, "B heads X d"], name: str
+    ) -> Float[Tensor, "B heads X d"]:
+        """Z of a cross-attention layer and what is added to it in its rows."""
+
+
 @dataclass
 class SubjectConditioning:
     """The subjects of a batch as the UNet's layers see them: keys, values and gate have one row a subject."""
@@ -60,6 +75,7 @@ class SubjectConditioning:
     gating: Gating = "branch"
     text_cache: dict[str, TextCache] = field(default_factory=dict)
     rows: Int[Tensor, " S"] | None = None  # the UNet row each subject acts in; None: one a row, in their order
+    companion: Companion | None = None
 
 
 class SubjectProjections(nn.ModuleDict):
@@ -84,9 +100,15 @@ class SubjectProjections(nn.ModuleDict):
 class SelfAttention(AttnProcessor2_0):
     """The stock processor, accepting the keyword that cross-attention reads."""
 
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, subject=None
     ) -> Tensor:
+        if subject is not None and subject.companion is not None:
+            attn = subject.companion.adapt(attn, self.name)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
@@ -115,12 +137,15 @@ class GatedCrossAttention(AttnProcessor2_0):
                 f"{self.name}: conditioning has {subject.gate.rows} rows, the UNet's batch {hidden_states.shape[0]};"
                 " call condition() with the pipeline's own guidance_scale and number of images"
             )
-        query = _split_heads(attn.to_q(hidden_states), attn.heads)
-        text = _text_keys_values(self.name, attn, encoder_hidden_states, subject)
+        layer = attn if subject.companion is None else subject.companion.adapt(attn, self.name)
+        query = split_heads(layer.to_q(hidden_states), attn.heads)
+        text = _text_keys_values(self.name, layer, encoder_hidden_states, subject)
         z = _attend(query, text, attn, _text_mask(attn, attention_mask, encoder_hidden_states))
         z = add_subjects(z, query, attn, subject, self.name)
-        hidden_states = attn.to_out[0](_merge_heads(z))
-        hidden_states = attn.to_out[1](hidden_states)
+        if subject.companion is not None:
+            z = subject.companion.add(z, query, self.name)
+        hidden_states = layer.to_out[0](merge_heads(z))
+        hidden_states = layer.to_out[1](hidden_states)
         return hidden_states / attn.rescale_output_factor
 
 
@@ -183,7 +208,7 @@ def install_processors(unet: Any) -> None:
     cross = {f"{name}.processor" for name, _ in cross_attention_layers(unet)}
     unet.set_attn_processor(
         {
-            name: GatedCrossAttention(name.removesuffix(".processor")) if name in cross else SelfAttention()
+            name: (GatedCrossAttention if name in cross else SelfAttention)(name.removesuffix(".processor"))
             for name in unet.attn_processors
         }
     )
@@ -229,7 +254,7 @@ def regroup(
     """Chosen rows and subjects of several batches, counted through, as one batch with its text states.
 
     Nothing is projected anew: keys and values of tokens and text are taken over; of the gates the two weights alone.
-    In which rows the subjects act is for the caller to say.
+    In which rows the subjects act, and beside whom, is for the caller to say.
     """
     conditionings, texts = zip(*parts, strict=True)
     text = torch.cat(texts)[rows]
@@ -301,15 +326,15 @@ def _text_mask(attn: Attention, mask: Tensor | None, text: Tensor) -> Tensor | N
 
 
 def _attend(query: Tensor, kv: KeysValues, attn: Attention, mask: Tensor | None = None) -> Tensor:
-    key, value = _split_heads(kv.keys, attn.heads), _split_heads(kv.values, attn.heads)
+    key, value = split_heads(kv.keys, attn.heads), split_heads(kv.values, attn.heads)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _merge_heads(x: Tensor) -> Tensor:
+def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
