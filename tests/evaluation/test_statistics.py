@@ -127,10 +127,10 @@ def test_sign_flips_are_all_counted_or_drawn():
     values = np.array([0.3, 0.1, 0.2, 0.4])
     assert sign_flip_p(values) == 2 / 2**4  # nothing but all or none turned round is as extreme
     assert sign_flip_p(np.array([1.0, -1.0])) == 1
-    reference = stats.permutation_test((values - 0.15,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    reference = stats.permutation_test((values - 0.15,), np.mean, permutation_type="samples", n_resamples=10_000).pvalue
     assert sign_flip_p(values - 0.15) == pytest.approx(reference)
     drawn = sign_flip_p(np.random.default_rng(0).normal(0.2, 1, 30))
-    exact = stats.ttest_1samp(np.random.default_rng(0).normal(0.2, 1, 30), 0).pvalue
+    exact = stats.ttest_1samp(np.random.default_rng(0).normal(0.2, 1, 30), 0)[1]
     assert drawn == pytest.approx(exact, abs=0.02)
 
 
@@ -144,7 +144,7 @@ def test_the_detectable_difference_is_found_as_often_as_promised():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(400, 15))
     detectable = np.mean([detectable_difference(row) for row in noise])
-    found = np.mean([stats.ttest_1samp(row + detectable, 0).pvalue < 0.05 for row in noise])
+    found = np.mean([stats.ttest_1samp(row + detectable, 0)[1] < 0.05 for row in noise])
     assert found == pytest.approx(0.8, abs=0.06)
 
 

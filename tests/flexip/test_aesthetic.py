@@ -28,7 +28,7 @@ def test_the_head_of_version_2_equals_its_layers_and_has_its_known_scores(test_d
     scores = head(embeddings)
     np.testing.assert_allclose(scores[[0, -1]], [1.655, 5.747], atol=2e-3)
     values = torch.from_numpy(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     for number in (0, 2, 4, 6, 7):
         values = values @ state[f"layers.{number}.weight"].double().T + state[f"layers.{number}.bias"].double()
     np.testing.assert_allclose(scores, values[:, 0].numpy(), atol=1e-10)
