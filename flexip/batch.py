@@ -58,7 +58,9 @@ def admit(engine: Engine, requests: Sequence[Request], keys: Sequence[Hashable])
     schedules = {walk: solver_schedule(engine.pipe.scheduler.config, *walk) for walk in {*walks}}
     noise = [draw_noise(engine, r) for r in requests]
     shape = _latent_shape(engine)
-    ground = _stacked([prepare_ground(engine.encoders, r.canvas, shape) for r in requests])
+    canvases = {id(r.canvas): r.canvas for r in requests}  # several pictures may be painted into one
+    grounds = {key: prepare_ground(engine.encoders, canvas, shape) for key, canvas in canvases.items()}
+    ground = _stacked([grounds[id(r.canvas)] for r in requests])
     latents = _begun(ground.kept, noise, [schedules[walk] for walk in walks], skipped)
     return Batch(
         tuple(keys),

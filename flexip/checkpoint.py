@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flexip.adapters import AdapterConfig, Adapters
 from flexip.calibration import Calibration
-from flexip.encoders import EncoderNames, load_encoders, load_pipeline
+from flexip.encoders import EncoderNames, Encoders, load_encoders, load_pipeline
 from flexip.engine import Engine
 from flexip.model import AdapterBuilder, FlexIP
 from flexip.pocket import adapters_path
@@ -148,17 +148,48 @@ def load_checkpoint(
     config = read_config(directory)
     names = names or EncoderNames(**config["encoders"])
     encoders = load_encoders(names, device, dtype)
+    _check_fingerprints(directory, config, encoders)
+    return _assemble(directory, config, encoders, load_pipeline(names.base, device, dtype), adapters)
+
+
+def load_beside(engine: Engine, directory: Path | str, adapters: Mapping[str, AdapterBuilder] = METHODS) -> Engine:
+    """Another checkpoint on the frozen models of an engine, whose requests may then share UNet calls with the first's.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`; a checkpoint of another base model, detail or gating.
+    """
+    directory = checkpoint_path(directory)
+    config = read_config(directory)
+    _check_fingerprints(directory, config, engine.encoders)
+    other = _assemble(directory, config, engine.encoders, engine.pipe, adapters)
+    theirs, ours = other.model.config, engine.model.config
+    base = EncoderNames(**config["encoders"]).base
+    for what, found, wanted in (
+        ("base model", base, engine.encoders.names.base),
+        ("detail", theirs.detail, ours.detail),
+        ("gating", theirs.gating, ours.gating),
+    ):
+        if found != wanted:
+            raise CheckpointError(f"checkpoint {directory}: {what} {found}, where the others have {wanted}")
+    return dataclasses.replace(other, references=engine.references)
+
+
+def _check_fingerprints(directory: Path, config: Mapping[str, Any], encoders: Encoders) -> None:
     for family, trained in config["fingerprints"].items():
         if encoders.fingerprints[family] != trained:
             raise CheckpointError(
-                f"checkpoint {directory}: trained on {family} encoder {trained}, but {names} has"
+                f"checkpoint {directory}: trained on {family} encoder {trained}, but {encoders.names} has"
                 f" {encoders.fingerprints[family]}; load the encoder it was trained with"
             )
-    pipe = load_pipeline(names.base, device, dtype)
+
+
+def _assemble(
+    directory: Path, config: Mapping[str, Any], encoders: Encoders, pipe: Any, adapters: Mapping[str, AdapterBuilder]
+) -> Engine:
     model = build_model(pipe.unet, config, directory, adapters)
     load_adapters(model, directory)
-    model.to(device, dtype).eval()
-    digest = hashlib.sha256((Path(directory) / WEIGHTS).read_bytes()).hexdigest()
+    model.to(encoders.device, encoders.dtype).eval()
+    digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
     encoders = dataclasses.replace(encoders, detail=model.config.detail)
     stored = config.get("calibration")
     return Engine(model, encoders, pipe, digest, Calibration(**stored) if stored else None)

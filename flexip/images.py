@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
@@ -31,6 +31,32 @@ def decode_image(data: bytes, *, max_pixels: float = 64e6, min_side: int = 8) ->
     Raises:
         ImageError: reason `not_an_image`, `too_many_pixels`, `too_small`, `truncated`.
     """
+    image = _loaded(data, max_pixels, min_side)
+    try:
+        return np.array(_to_srgb(image))
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise _damaged(error) from error
+
+
+def decode_painted(data: bytes, *, max_pixels: float = 64e6, min_side: int = 8) -> Float[np.ndarray, "H W"]:
+    """Where a picture is to be painted: 1 where the mask is transparent, or white if no part of it is transparent.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
+    image = _loaded(data, max_pixels, min_side)
+    try:
+        if image.has_transparency_data:
+            kept = np.asarray(image.convert("RGBA").getchannel("A"), np.float32)
+            if kept.min() < 255:
+                return 1 - kept / np.float32(255)
+        return np.asarray(_to_srgb(image)).mean(axis=2, dtype=np.float32) / np.float32(255)
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise _damaged(error) from error
+
+
+def _loaded(data: bytes, max_pixels: float, min_side: int) -> Image.Image:
+    """The first frame, EXIF turned, in the file's own mode. Raises as `decode_image`."""
     try:
         image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -44,9 +70,13 @@ def decode_image(data: bytes, *, max_pixels: float = 64e6, min_side: int = 8) ->
         raise ImageError("too_small", f"image is {width}x{height}; each side must be at least {min_side} pixels")
     try:
         image.load()
-        return np.array(_to_srgb(ImageOps.exif_transpose(image)))
+        return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise ImageError("truncated", f"image data are damaged or incomplete: {error}") from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> ImageError:
+    return ImageError("truncated", f"image data are damaged or incomplete: {error}")
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
@@ -82,8 +112,13 @@ def encode_png(rgb: Rgb, level: int = -1, text: Mapping[str, str] | None = None)
 
 
 def encode_jpeg(rgb: Rgb, quality: int = 95, **segments: bytes) -> bytes:
-    """JPEG bytes without chroma subsampling; `segments` are Pillow's `comment` and `xmp`, 65,000 bytes at most."""
+    """JPEG bytes without chroma subsampling; `segments` are Pillow's, e.g. `xmp`, 65,000 bytes at most."""
     return _encode(Image.fromarray(rgb), "JPEG", quality=quality, subsampling=0, **segments)
+
+
+def encode_webp(rgb: Rgb, quality: int = 95, **chunks: bytes) -> bytes:
+    """Lossy WebP bytes; `chunks` are Pillow's, e.g. `xmp`."""
+    return _encode(Image.fromarray(rgb), "WEBP", quality=quality, **chunks)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:

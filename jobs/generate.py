@@ -4,21 +4,52 @@ python -m jobs.generate --checkpoint demo_output/train/checkpoint --subject subj
 python -m jobs.generate --checkpoint demo_output/train/checkpoint --subject subject.png --from generated/00000.png
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from flexip.calibration import Calibration
+from flexip.canvas import Canvas
 from flexip.checkpoint import load_checkpoint
 from flexip.engine import Engine
-from flexip.images import Rgb, decode_image, encode_png
+from flexip.images import Rgb, decode_image, decode_painted, encode_png
 from flexip.sampler import sample
 from flexip.solvers import Solver
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
-from jobs.receipt import Box, DrawnSubject, Receipt, Shown, mask_of, picture_file, sha256, software, to_request
-from jobs.repeat import read_original
+from jobs.receipt import (
+    MOST_SUBJECTS,
+    Box,
+    DrawnCanvas,
+    DrawnSubject,
+    Receipt,
+    Shown,
+    mask_of,
+    picture_file,
+    sha256,
+    software,
+    to_request,
+)
+from jobs.repeat import Files, read_original
 from pipelines.references import prepare_reference
+
+
+def as_list(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def in_fours(value: Any) -> Any:
+    """Boxes that came as one list of edges, as the command line gives them."""
+    flat = isinstance(value, list | tuple) and not any(isinstance(edge, list | tuple) for edge in value)
+    return [value[i : i + 4] for i in range(0, len(value), 4)] if flat else value
+
+
+T = TypeVar("T")
+Several = Annotated[list[T], BeforeValidator(as_list)]
+Weight = Annotated[float, Field(ge=0, le=1)]
 
 
 class GenerateConfig(JobConfig):
@@ -26,27 +57,43 @@ class GenerateConfig(JobConfig):
 
     checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
     prompt: str = Field(default="", description="what to draw")
-    subject: Path | None = Field(default=None, description="picture of the subject; none: the base model draws")
-    mask: Path | None = Field(default=None, description="square picture that is white where the subject may act")
-    box: Box | None = Field(
-        default=None, description="instead of mask: left,top,right,bottom as fractions of the picture"
+    subject: Several[Path] = Field(
+        default=[], description="picture of a subject, once for each of up to five; none: the base model draws"
+    )
+    mask: Several[Path] = Field(
+        default=[], description="square picture that is white where the subject may act, one for each subject"
+    )
+    box: Annotated[list[Box], BeforeValidator(in_fours)] = Field(
+        default=[], description="instead of mask: left,top,right,bottom as fractions of the picture, for each subject"
+    )
+    canvas: Path | None = Field(default=None, description="square picture to paint into, where canvas_mask says")
+    canvas_mask: Path | None = Field(
+        default=None, description="square picture that is transparent, or white, where the canvas is painted"
+    )
+    strength: float = Field(
+        default=1.0, gt=0, le=1, description="share of the steps; below 1 the canvas shines through what is painted"
     )
     original: Path | None = Field(
         default=None,
         alias="from",
-        description="picture to draw again, from the receipt in it; with its --subject and --mask, and nothing else",
+        description="picture to draw again, from the receipt in it; with the files it names, and nothing else",
     )
     cut_out: bool = Field(default=True, description="cut the subject out of its picture, as in training")
-    gamma: float = Field(default=0.5, ge=0, le=1, description="the dial: 0 obeys the prompt, 1 keeps the subject")
-    identity: float | None = Field(
-        default=None, description="how much identity to keep, instead of gamma; needs a checkpoint with a calibration"
+    gamma: Several[Weight] = Field(
+        default=[0.5], description="the dial: 0 obeys the prompt, 1 keeps the subject; one, or one for each subject"
     )
-    preservation: float | None = Field(default=None, description="weight of identity, instead of gamma")
-    personalization: float | None = Field(default=None, description="weight of the edit, instead of 1 - gamma")
+    identity: Several[float] = Field(
+        default=[], description="how much identity to keep, instead of gamma; needs a checkpoint with a calibration"
+    )
+    preservation: Several[float] = Field(default=[], description="weight of identity, instead of gamma")
+    personalization: Several[float] = Field(default=[], description="weight of the edit, instead of 1 - gamma")
     negative_prompt: str = Field(default="", description="what to steer away from")
     guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance; 1 is without")
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
-    solver: Solver = Field(default="ddim", description="ddim, or dpm++2m, which needs about half the steps")
+    solver: Solver = Field(
+        default="ddim",
+        description="ddim; dpm++2m, which needs about half the steps; lcm, for a model with a few-step LoRA",
+    )
     seed: int = Field(default=0, ge=0, description="of the first picture; the next ones count up")
     images: int = Field(default=1, ge=1, le=256, description="how many pictures")
     output: Path = Field(
@@ -57,21 +104,41 @@ class GenerateConfig(JobConfig):
 
     @model_validator(mode="after")
     def _both_weights(self):
-        if (self.preservation is None) != (self.personalization is None):
+        if len(self.preservation) != len(self.personalization):
             raise ValueError("preservation and personalization: give both weights, or gamma alone")
-        if self.identity is not None and ("gamma" in self.model_fields_set or self.preservation is not None):
+        if self.identity and ("gamma" in self.model_fields_set or self.preservation):
             raise ValueError("identity: given together with gamma or the two weights; give one of them")
-        if self.box is not None and self.mask is not None:
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_as_subjects(self):
+        count = len(self.subject)
+        if count > MOST_SUBJECTS:
+            raise ValueError(f"subject: {count} of them; at most {MOST_SUBJECTS} come into one picture")
+        if self.box and self.mask:
             raise ValueError("box: given together with mask; give one of them")
-        if (self.box is not None or self.mask is not None) and self.subject is None:
+        if (self.box or self.mask) and not count:
             raise ValueError("subject: missing beside the box or mask in which it is to act; give its picture")
+        places = () if self.original else ("box", "mask")  # a receipt says itself which of its subjects has a mask
+        for name in (*places, "gamma", "identity", "preservation"):
+            given = len(getattr(self, name))
+            if given not in ((0, count) if name in places else (0, 1, count)):
+                raise ValueError(f"{name}: {given} for {count} subjects; give one for each")
+        return self
+
+    @model_validator(mode="after")
+    def _canvas_and_mask(self):
+        if (self.canvas is None) != (self.canvas_mask is None):
+            raise ValueError("canvas and canvas_mask: give both, what is painted into and where")
+        if self.canvas is None and "strength" in self.model_fields_set:
+            raise ValueError("strength: there is no canvas; give canvas and canvas_mask, or leave it out")
         return self
 
     @model_validator(mode="after")
     def _receipt_or_words(self):
         if self.original is None and not self.prompt.strip():
             raise ValueError("prompt is missing (what to draw); give --prompt, or --from a picture with a receipt")
-        beside = {"checkpoint", "subject", "mask", "original", "output", "device"}
+        beside = {"checkpoint", "subject", "mask", "canvas", "canvas_mask", "original", "output", "device"}
         if self.original is not None and (others := sorted(self.model_fields_set - beside)):
             raise ValueError(f"{others[0]}: given together with from, whose receipt says it; leave it out")
         return self
@@ -83,11 +150,9 @@ def run(config: GenerateConfig) -> list[Path]:
     Raises:
         UserError, ImageError, CheckpointError: a picture, a receipt or a checkpoint that cannot be used.
     """
-    original = None
-    if config.original is not None:
-        original = read_original(config.original, config.subject, config.mask)
-    cut_out = original.subjects[0].cut_out if original and original.subjects else config.cut_out
-    shown = _shown(config, cut_out)
+    files = Files(config.subject, config.mask, config.canvas, config.canvas_mask)
+    original = None if config.original is None else read_original(config.original, files)
+    shown, canvas = _shown(config, original), _canvas(config, original)
     engine = load_checkpoint(config.checkpoint, config.device)
     if original is None:
         receipts = _receipts(config, engine)
@@ -98,12 +163,13 @@ def run(config: GenerateConfig) -> list[Path]:
             f"checkpoint = {config.checkpoint}: has weights {engine.digest[:16]}, but {config.original} was drawn with"
             f" {original.weights[:16]}; give the checkpoint that drew it"
         )
-    requests = [to_request(receipt, shown, engine.encoders.resolution) for receipt in receipts]
-    with progress(sum(request.steps for request in requests), "generate", "step") as bar:
+    requests = [to_request(receipt, shown, engine.encoders.resolution, canvas) for receipt in receipts]
+    with progress(sum(request.calls for request in requests), "generate", "step") as bar:
         drawn = sample(engine, requests, bar.update)
     config.output.mkdir(parents=True, exist_ok=True)
-    for subject in shown:
-        (config.output / "reference.png").write_bytes(encode_png(subject.reference))
+    for number, subject in enumerate(shown, 1):
+        name = "reference.png" if number == 1 else f"reference-{number}.png"
+        (config.output / name).write_bytes(encode_png(subject.reference))
     paths = [config.output / f"{receipt.seed:05d}.png" for receipt in receipts]
     for path, image, receipt in zip(paths, drawn, receipts, strict=True):
         path.write_bytes(picture_file(image, receipt))
@@ -113,64 +179,95 @@ def run(config: GenerateConfig) -> list[Path]:
 
 def _receipts(config: GenerateConfig, engine: Engine) -> list[Receipt]:
     """One a picture, with the seeds counting up."""
-    subjects: tuple[DrawnSubject, ...] = ()
-    preservation, personalization = _weights(config, engine.calibration)
-    if config.subject is not None:
-        mask = sha256(config.mask.read_bytes()) if config.mask else None
-        digest = sha256(config.subject.read_bytes())
-        subjects = (DrawnSubject(digest, config.cut_out, preservation, personalization, config.box, mask),)
+    receipt = Receipt(
+        model="flexip",
+        weights=engine.digest,
+        prompt=config.prompt,
+        negative_prompt=config.negative_prompt,
+        seed=config.seed,
+        guidance_scale=config.guidance_scale,
+        steps=config.steps,
+        solver=config.solver,
+        subjects=_subjects(config, engine.calibration),
+        software=software(),
+    )
+    if config.canvas is not None and config.canvas_mask is not None:
+        canvas, mask = (sha256(path.read_bytes()) for path in (config.canvas, config.canvas_mask))
+        receipt = replace(receipt, canvas=DrawnCanvas(canvas, mask, config.strength))
+    return [replace(receipt, seed=config.seed + index) for index in range(config.images)]
+
+
+def _subjects(config: GenerateConfig, calibration: Calibration | None) -> tuple[DrawnSubject, ...]:
+    count, gates = len(config.subject), _weights(config, calibration)
+    gates = gates * count if len(gates) == 1 else gates
+    boxes = config.box or [None] * count
+    masks = [sha256(path.read_bytes()) for path in config.mask] or [None] * count
+    return tuple(
+        DrawnSubject(sha256(path.read_bytes()), config.cut_out, *gate, box, mask)
+        for path, gate, box, mask in zip(config.subject, gates, boxes, masks, strict=True)
+    )
+
+
+def _shown(config: GenerateConfig, original: Receipt | None) -> list[Shown]:
+    """The subjects as the model sees them."""
+    drawn = original.subjects if original else ()
+    cut_outs = [subject.cut_out for subject in drawn] or [config.cut_out] * len(config.subject)
+    masked = [subject.mask is not None for subject in drawn] or [bool(config.mask)] * len(config.subject)
+    masks = iter(config.mask)
     return [
-        Receipt(
-            model="flexip",
-            weights=engine.digest,
-            prompt=config.prompt,
-            negative_prompt=config.negative_prompt,
-            seed=config.seed + index,
-            guidance_scale=config.guidance_scale,
-            steps=config.steps,
-            solver=config.solver,
-            subjects=subjects,
-            software=software(),
-        )
-        for index in range(config.images)
+        Shown(_reference(path, cut_out), mask_of(_decoded(next(masks), "mask", "a picture")) if has_mask else None)
+        for path, cut_out, has_mask in zip(config.subject, cut_outs, masked, strict=True)
     ]
 
 
-def _shown(config: GenerateConfig, cut_out: bool) -> list[Shown]:
-    """The subject as the model sees it, or nobody."""
-    if config.subject is None:
-        return []
-    reference = _decoded(config.subject, "subject", "a picture of the subject")
-    if cut_out:
-        prepared = prepare_reference(reference)
-        reference = prepared.image
-        say("generate", f"subject {config.subject}: {prepared.done}")
-    mask = mask_of(_decoded(config.mask, "mask", "a black and white picture")) if config.mask else None
-    return [Shown(reference, mask)]
+def _reference(path: Path, cut_out: bool) -> Rgb:
+    reference = _decoded(path, "subject", "a picture of the subject")
+    if not cut_out:
+        return reference
+    prepared = prepare_reference(reference)
+    say("generate", f"subject {path}: {prepared.done}")
+    return prepared.image
+
+
+def _canvas(config: GenerateConfig, original: Receipt | None) -> Canvas | None:
+    if config.canvas is None or config.canvas_mask is None:
+        return None
+    image = _decoded(config.canvas, "canvas", "a picture to paint into")
+    painted = decode_painted(_bytes(config.canvas_mask, "canvas_mask", "a picture that says where"))
+    for name, picture in (("canvas", image), ("canvas_mask", painted)):
+        height, width = picture.shape[:2]
+        if height != width:
+            raise UserError(f"{name}: {width}x{height} pixels; pictures are square, and so must it be")
+    return Canvas(image, painted, original.canvas.strength if original and original.canvas else config.strength)
 
 
 def _decoded(path: Path, field: str, wanted: str) -> Rgb:
+    return decode_image(_bytes(path, field, wanted))
+
+
+def _bytes(path: Path, field: str, wanted: str) -> bytes:
     if not path.is_file():
         raise UserError(f"{field} = {path}: no such file; give {wanted}")
-    return decode_image(path.read_bytes())
+    return path.read_bytes()
 
 
-def _weights(config: GenerateConfig, calibration: Calibration | None) -> tuple[float, float]:
-    """The two weights, however they were asked for."""
-    if config.preservation is not None and config.personalization is not None:
-        return config.preservation, config.personalization
-    gamma = config.gamma
-    if config.identity is not None:
-        if calibration is None:
-            raise UserError(
-                f"identity: {config.checkpoint} has no calibration; run `python -m jobs.calibrate`, or give --gamma"
-            )
-        try:
-            gamma = calibration.gamma_for(config.identity)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        say("generate", f"identity {config.identity:g} is gamma {gamma:.3f}")
-    return gamma, 1 - gamma
+def _weights(config: GenerateConfig, calibration: Calibration | None) -> list[tuple[float, float]]:
+    """The two weights of each subject, or of all, however they were asked for."""
+    if config.preservation:
+        return [*zip(config.preservation, config.personalization, strict=True)]
+    if not config.identity:
+        return [(gamma, 1 - gamma) for gamma in config.gamma]
+    if calibration is None:
+        raise UserError(
+            f"identity: {config.checkpoint} has no calibration; run `python -m jobs.calibrate`, or give --gamma"
+        )
+    try:
+        gammas = [calibration.gamma_for(identity) for identity in config.identity]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    for identity, gamma in zip(config.identity, gammas, strict=True):
+        say("generate", f"identity {identity:g} is gamma {gamma:.3f}")
+    return [(gamma, 1 - gamma) for gamma in gammas]
 
 
 @command_line

@@ -1,31 +1,38 @@
 """The receipt of a picture: everything that draws it again, kept in the picture file itself and in the answer.
 
-PNG holds it as the text chunk `flexip`, JPEG as its comment; both also say, in XMP, that the picture was generated.
+PNG holds it as the text chunk `flexip`, JPEG and WebP in their XMP; there every format says that it was generated.
 """
 
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Literal
+from xml.sax.saxutils import escape, unescape
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from flexip.images import ImageError, Rgb, encode_jpeg, encode_png
-from flexip.request import Request
+from flexip.canvas import Canvas
+from flexip.images import ImageError, Rgb, encode_jpeg, encode_png, encode_webp
+from flexip.request import Request, Subject
 from flexip.solvers import Solver
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the picture
-FileFormat = Literal["png", "jpeg"]
+FileFormat = Literal["png", "jpeg", "webp"]
+MOST_SUBJECTS = 5  # in one picture
 CHUNK, XMP_CHUNK = "flexip", "XML:com.adobe.xmp"
 XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">\
 <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" \
 xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType=\
-"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>"""
+"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia" xmlns:flexip="tag:flexip,2026:">\
+<flexip:receipt>%s</flexip:receipt></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>"""
+XMP_RECEIPT = re.compile(r"<flexip:receipt>(.*)</flexip:receipt>", re.DOTALL)
+LONGEST_XMP = 65_000  # bytes that one JPEG segment holds
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,17 @@ class DrawnSubject:
 
 
 @dataclass(frozen=True)
+class DrawnCanvas:
+    """What the picture was painted into."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    sha256: str  # of the canvas's file
+    mask: str  # SHA-256 of the file that says where it is painted
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What was drawn, by what, and how."""
 
@@ -57,6 +75,8 @@ class Receipt:
     steps: int
     solver: Solver
     subjects: tuple[DrawnSubject, ...] = ()
+    canvas: DrawnCanvas | None = None
+    version: str = ""  # of the model in its registry; empty for a directory
     software: str = ""
     generated: Literal[True] = True  # by a model: nobody took this picture
 
@@ -82,20 +102,21 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def to_request(receipt: Receipt, shown: Sequence[Shown], side: int) -> Request:
+def to_request(receipt: Receipt, shown: Sequence[Shown], side: int, canvas: Canvas | None = None) -> Request:
     """What the sampler is asked for. The service and its repetition both come through here, so they cannot differ.
 
     Args:
-        shown: the subjects of the receipt, in its order; the sampler takes one at most. side: of the picture [px].
+        shown: the subjects of the receipt, in its order. side: of the picture [px]. canvas: the receipt's, or none.
     """
-    gate: dict[str, Any] = {}
-    for drawn, subject in zip(receipt.subjects, shown, strict=True):
-        gate = {
-            "reference": subject.reference,
-            "preservation": drawn.preservation,
-            "personalization": drawn.personalization,
-            "mask": region(drawn.box, side) if subject.mask is None else subject.mask,
-        }
+    subjects = [
+        Subject(
+            reference=subject.reference,
+            preservation=drawn.preservation,
+            personalization=drawn.personalization,
+            mask=region(drawn.box, side) if subject.mask is None else subject.mask,
+        )
+        for drawn, subject in zip(receipt.subjects, shown, strict=True)
+    ]
     return Request(
         prompt=receipt.prompt,
         negative_prompt=receipt.negative_prompt,
@@ -103,7 +124,8 @@ def to_request(receipt: Receipt, shown: Sequence[Shown], side: int) -> Request:
         steps=receipt.steps,
         solver=receipt.solver,
         seed=receipt.seed,
-        **gate,
+        others=tuple(subjects),
+        canvas=canvas,
     )
 
 
@@ -126,11 +148,25 @@ def mask_of(picture: Rgb) -> Float[np.ndarray, "H W"]:
 
 
 def picture_file(image: Rgb, receipt: Receipt | None, file_format: FileFormat = "png") -> bytes:
-    """The image file with its receipt inside; the same bytes for the same pixels and receipt. A preview has none."""
-    text = RECEIPT.dump_json(receipt) if receipt else b""
+    """The image file with its receipt inside; the same bytes for the same pixels and receipt. A preview has none.
+
+    Raises:
+        ValueError: a receipt that is too long for JPEG; `fits` tells beforehand.
+    """
     if file_format == "png":
-        return encode_png(image, text={CHUNK: text.decode(), XMP_CHUNK: XMP} if receipt else {XMP_CHUNK: XMP})
-    return encode_jpeg(image, comment=text, xmp=XMP.encode())
+        chunk = {CHUNK: RECEIPT.dump_json(receipt).decode()} if receipt else {}
+        return encode_png(image, text=chunk | {XMP_CHUNK: XMP % ""})
+    encode = encode_jpeg if file_format == "jpeg" else encode_webp
+    return encode(image, xmp=_xmp(receipt))
+
+
+def fits(receipt: Receipt, file_format: FileFormat) -> bool:
+    """Whether a file of this format has room for the receipt; one with several long schedules may not."""
+    return file_format != "jpeg" or len(_xmp(receipt)) <= LONGEST_XMP
+
+
+def _xmp(receipt: Receipt | None) -> bytes:
+    return (XMP % (escape(RECEIPT.dump_json(receipt).decode()) if receipt else "")).encode()
 
 
 def read_receipt(data: bytes) -> Receipt:
@@ -143,7 +179,7 @@ def read_receipt(data: bytes) -> Receipt:
         info = Image.open(io.BytesIO(data)).info
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError("not_an_image", "not an image that could hold a receipt") from error
-    text = info.get(CHUNK) or info.get("comment")
+    text = info.get(CHUNK) or _in_xmp(info.get("xmp", b""))
     if not text:
         raise ImageError("no_receipt", "holds no receipt; it was not drawn by FlexIP, or its metadata were removed")
     try:
@@ -152,3 +188,9 @@ def read_receipt(data: bytes) -> Receipt:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "text"
         raise ImageError("no_receipt", f"holds no receipt of this version ({where}: {first['msg']})") from error
+
+
+def _in_xmp(packet: bytes) -> str:
+    """The receipt in an XMP packet, or nothing."""
+    found = XMP_RECEIPT.search(packet.decode(errors="replace"))
+    return unescape(found[1]) if found else ""

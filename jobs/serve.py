@@ -17,30 +17,44 @@ from pydantic import Field, model_validator
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from flexip.checkpoint import CheckpointError, read_config
+from flexip.checkpoint import checkpoint_path, read_config
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, RayConfig, load
 from jobs.console import UserError, command_line, say
+from jobs.serving import unanswered
 from jobs.serving.access import AccessConfig
-from jobs.serving.deployment import Capacity, Settings, application
+from jobs.serving.deployment import Capacity, ScalingConfig, Settings, application
+from jobs.serving.hooks import HooksConfig, load_hooks
+from jobs.serving.models import REGISTERED, RegistryConfig, Source
 from jobs.serving.requests import LimitsConfig
 from jobs.serving.subjects import SubjectsConfig
 
 APPLICATION = "flexip"
-# Serve's controller kills a proxy that has not started after 3 x 5 s, as on a busy machine it may not have.
-PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+# Read by Serve's processes. Its controller kills a proxy that has not started after 3 x 5 s, as on a busy machine it
+# may not have.
+FOR_SERVE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": unanswered.CALLBACK,
+}
 
 
 class ServeConfig(JobConfig):
     """Draw pictures over HTTP from a trained checkpoint, with OpenAI's image routes."""
 
-    checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
+    checkpoint: Source = Field(
+        description="checkpoint directory, as written by jobs.train, or models:/NAME@ALIAS in the registry"
+    )
     host: str = Field(
         default="127.0.0.1", description="address to listen on; beyond loopback, e.g. 0.0.0.0, it needs access.keys"
     )
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port to listen on")
     name: str = Field(default="flexip", min_length=1, description="the model's name in /v1/models")
-    replicas: int = Field(default=1, ge=1, description="copies of the model, each in a process of its own")
+    adapters: dict[str, Source] = Field(
+        default={}, description="further models: name -> what checkpoint may be, on the same base model and encoders"
+    )
+    registry: RegistryConfig = Field(default=RegistryConfig(), description="where models:/NAME@ALIAS are looked up")
+    replicas: int = Field(default=1, ge=1, description="copies of the models, each in a process of its own")
+    scaling: ScalingConfig = Field(default=ScalingConfig(), description="more or fewer replicas as load demands")
     cpus_per_replica: float = Field(
         default=1, gt=0, description="CPUs of one replica; also its number of compute threads"
     )
@@ -56,7 +70,34 @@ class ServeConfig(JobConfig):
     limits: LimitsConfig = Field(default=LimitsConfig(), description="what one request may cost")
     access: AccessConfig = Field(default=AccessConfig(), description="who may ask, and how often")
     subjects: SubjectsConfig = Field(default=SubjectsConfig(), description="subjects that are uploaded once")
+    hooks: HooksConfig = Field(default=HooksConfig(), description="what sees each picture before it leaves")
     ray: RayConfig = Field(default=RayConfig(), description="the Ray that the service runs on")
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where each model comes from, by its name; the one that needs no name is the first."""
+        return {self.name: self.checkpoint, **self.adapters}
+
+    @model_validator(mode="after")
+    def _models_that_can_be_found(self):
+        if self.name in self.adapters:
+            raise ValueError(f"adapters.{self.name}: is the name of the checkpoint too; give each its own name")
+        for source in self.sources.values():
+            if source.startswith("models:") and not re.fullmatch(REGISTERED, source):
+                raise ValueError(f"checkpoint {source}: write models:/NAME@ALIAS or models:/NAME/VERSION")
+            if source.startswith("models:") and self.registry.tracking_uri is None:
+                raise ValueError(f"registry.tracking_uri: missing; it says where {source} is looked up")
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_replicas_as_may_be(self):
+        most = self.scaling.max_replicas
+        if most is not None and not self.scaling.min_replicas <= self.replicas <= most:
+            raise ValueError(
+                f"replicas = {self.replicas}: the number at the start; give one from scaling.min_replicas, "
+                f"{self.scaling.min_replicas}, to scaling.max_replicas, {most}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _room_for_one_request(self):
@@ -85,10 +126,10 @@ def serving(config: ServeConfig) -> Iterator[str]:
     Raises:
         CheckpointError, UserError: a checkpoint that cannot be served, a port that is taken.
     """
-    read_config(config.checkpoint)
+    _check_sources(config)
     if not (ray.is_initialized() or config.ray.address or os.environ.get("RAY_ADDRESS")):
         _check_port(config.host, config.port)  # of a Ray that is there already, Serve itself may hold the port
-    for name, value in PATIENCE.items():
+    for name, value in FOR_SERVE.items():
         os.environ.setdefault(name, value)
     url = f"http://{_reachable(config.host)}:{config.port}"
     with ray_session(config.ray), _subjects_folder(config.subjects) as folder:
@@ -100,6 +141,27 @@ def serving(config: ServeConfig) -> Iterator[str]:
             yield url
         finally:
             serve.delete(APPLICATION)  # Serve itself ends with its Ray, which may serve others too
+
+
+def build(config: ServeConfig) -> serve.Application:
+    """The application for `serve deploy`, whose YAML gives the configuration as `args` and has its own address.
+
+    Raises:
+        UserError: no keys, or no folder for subjects: the YAML opens the service to a network, and it outlives us.
+    """
+    if not config.access.keys:
+        raise UserError("access.keys: missing; give the hash of at least one key")
+    if config.subjects.folder is None:
+        raise UserError("subjects.folder: missing; give a folder that all replicas share")
+    _check_sources(config)
+    return _application(config, config.subjects.folder)
+
+
+def _check_sources(config: ServeConfig) -> None:
+    for source in config.sources.values():
+        if not source.startswith("models:"):
+            read_config(source)
+    load_hooks(config.hooks)
 
 
 @contextmanager
@@ -114,28 +176,36 @@ def _subjects_folder(config: SubjectsConfig) -> Iterator[Path]:
 
 
 def _deploy(app: serve.Application) -> None:
-    """Returns when the application answers. A checkpoint that a replica could not load becomes a CheckpointError."""
+    """Returns when the application answers. What a replica could not load becomes a UserError."""
     try:
         serve.run(app, name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
         found = serve.status().applications.get(APPLICATION)
         reports = [deployment.message for deployment in found.deployments.values()] if found else []
-        reasons = re.findall(r"flexip\.checkpoint\.CheckpointError: (.+)", "\n".join(reports))
+        reasons = re.findall(
+            r"(?:flexip\.checkpoint\.CheckpointError|jobs\.console\.UserError): (.+)", "\n".join(reports)
+        )
         if reasons:
-            raise CheckpointError(reasons[-1]) from error
+            raise UserError(reasons[-1]) from error
         raise
 
 
 def _application(config: ServeConfig, folder: Path) -> serve.Application:
-    subjects = config.subjects.model_copy(update={"folder": folder})
+    sources = {name: _absolute(source) for name, source in config.sources.items()}
+    subjects = config.subjects.model_copy(update={"folder": folder.resolve()})
     return application(
-        config.checkpoint,
-        settings=Settings(config.name, config.limits, config.access, subjects),
-        capacity=Capacity(config.batch_rows, config.queue_rows, config.cache_mb),
+        Settings(sources, config.registry, config.limits, config.access, subjects, config.hooks),
+        Capacity(config.batch_rows, config.queue_rows, config.cache_mb),
         replicas=config.replicas,
+        scaling=config.scaling,
         cpus=config.cpus_per_replica,
         gpus=1 if gpu_wanted(config.ray) else 0,
     )
+
+
+def _absolute(source: str) -> str:
+    """Replicas run in another directory."""
+    return source if source.startswith("models:") else str(checkpoint_path(source).resolve())
 
 
 def _check_port(host: str, port: int) -> None:

@@ -5,7 +5,7 @@ import base64
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Form, Path, UploadFile
@@ -16,13 +16,13 @@ from starlette.responses import Response, StreamingResponse
 
 from flexip.images import Rgb
 from flexip.references import ReferenceCache
-from flexip.request import Request
 from jobs.receipt import picture_file, sha256
 from jobs.serving import errors
 from jobs.serving.access import Access, AccessConfig, Rate
 from jobs.serving.batching import Batcher
 from jobs.serving.body_limit import BodyLimit
 from jobs.serving.forms import Edit, form_description, read_edit
+from jobs.serving.hooks import Hooks
 from jobs.serving.metrics import Counted, Meters
 from jobs.serving.pictures import decode_base64, decode_reference
 from jobs.serving.requests import (
@@ -34,7 +34,7 @@ from jobs.serving.requests import (
     Served,
     Subject,
 )
-from jobs.serving.rows import Bytes, Context, Job, to_jobs
+from jobs.serving.rows import Asked, Context, Job, to_jobs
 from jobs.serving.streaming import Kind, enter, events
 from jobs.serving.subjects import SubjectInfo, SubjectStore
 
@@ -46,12 +46,13 @@ SubjectId = Annotated[str, Path(pattern=SUBJECT_ID, description="as POST /v1/sub
 class Service:
     """What stands behind the routes."""
 
-    batcher: Batcher[Request, Rgb]
+    batcher: Batcher[Job, Rgb]
     served: Served
     references: ReferenceCache
     store: SubjectStore
     access: AccessConfig
     meters: Meters
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 def build_app(service: Service) -> FastAPI:
@@ -78,15 +79,15 @@ def _add_image_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/images/generations", response_model=ImagesResponse)
     async def generations(request: GenerationRequest, http: HttpRequest) -> Any:
         """Draw images from a prompt, and of a subject when there is one."""
-        jobs = await _jobs(service, request, request.subjects, decode_base64, http)
+        jobs = await _jobs(service, Asked(request, request.subjects, decode_base64), http)
         return await _answer(service, request, jobs, "image_generation")
 
     @app.post("/v1/images/edits", response_model=ImagesResponse, openapi_extra={"requestBody": form_description()})
     async def edits(http: HttpRequest) -> Any:
-        """Draw the subject of the uploaded `image` as the prompt says."""
+        """Draw the subjects of the uploaded images as the prompt says; with `mask`, into the first of them."""
         edit: Edit = await read_edit(http)
-        jobs = await _jobs(service, edit.request, edit.subjects, edit.file, http)
-        return await _answer(service, edit.request, jobs, "image_edit")
+        asked = Asked(edit.request, edit.subjects, edit.file, edit.canvas, edit.request.strength)
+        return await _answer(service, edit.request, await _jobs(service, asked, http), "image_edit")
 
 
 def _add_subject_routes(app: FastAPI, service: Service) -> None:
@@ -121,20 +122,30 @@ def _add_subject_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_telling_routes(app: FastAPI, service: Service) -> None:
-    started = int(time.time())
-
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The one model that is served."""
-        model = {"id": service.served.name, "object": "model", "created": started, "owned_by": "flexip"}
-        return {"object": "list", "data": [model]}
+        """The models that are served, each with its version in the registry and the SHA-256 of its weights."""
+        models = [
+            {
+                "id": model.name,
+                "object": "model",
+                "created": model.since,
+                "owned_by": "flexip",
+                "version": model.version,
+                "weights": model.engine.digest,
+            }
+            for model in service.served.models.all()
+        ]
+        return {"object": "list", "data": models}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
         """Says that this replica lives, and what it has done."""
         references = {"encoded": service.references.encoded, "not_encoded_again": service.references.hits}
         counters = asdict(service.batcher.counters) | references
-        return {"status": "ok", "process": os.getpid(), "waiting": service.batcher.waiting, **counters}
+        batcher = service.batcher
+        now = {"waiting": batcher.waiting, "drawing": batcher.running}
+        return {"status": "ok", "process": os.getpid(), **now, **counters}
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -146,12 +157,10 @@ def _owner(http: HttpRequest) -> str:
     return http.state.owner
 
 
-async def _jobs(
-    service: Service, request: ImageRequest, subjects: Sequence[Subject], file_of: Bytes, http: HttpRequest
-) -> list[Job]:
+async def _jobs(service: Service, asked: Asked, http: HttpRequest) -> list[Job]:
     context = Context(service.served, service.store, _owner(http))
     with service.meters.time("decode"):
-        return await run_in_threadpool(to_jobs, request, subjects, file_of, context)
+        return await run_in_threadpool(to_jobs, asked, context)
 
 
 async def _answer(service: Service, request: ImageRequest, jobs: Sequence[Job], kind: Kind) -> Any:
@@ -159,13 +168,16 @@ async def _answer(service: Service, request: ImageRequest, jobs: Sequence[Job], 
     seconds, file_format = service.served.limits.seconds, request.output_format
     if request.stream:
         coming = enter(service.batcher, jobs[0], request.partial_images, seconds)
-        return StreamingResponse(events(coming, jobs[0], kind, file_format), media_type="text/event-stream")
-    images = await service.batcher.submit([job.request for job in jobs], seconds)
+        shown = events(coming, jobs[0].receipt, kind, file_format, service.hooks)
+        return StreamingResponse(shown, media_type="text/event-stream")
+    images = await service.batcher.submit(jobs, seconds)
+
+    def file_of(image: Rgb, job: Job) -> bytes:
+        return picture_file(service.hooks(image, job.receipt), job.receipt, file_format)
+
     with service.meters.time("encode"):
         drawn = zip(images, jobs, strict=True)
-        files = await asyncio.gather(
-            *(run_in_threadpool(picture_file, image, job.receipt, file_format) for image, job in drawn)
-        )
+        files = await asyncio.gather(*(run_in_threadpool(file_of, image, job) for image, job in drawn))
     data = [
         ImageData(b64_json=base64.b64encode(file).decode(), seed=job.receipt.seed, receipt=job.receipt)
         for file, job in zip(files, jobs, strict=True)

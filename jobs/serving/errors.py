@@ -17,6 +17,12 @@ from jobs.serving.logs import log_error
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_too_slow", 413: "body_too_large"}
 PLACES = ("body", "path", "query", "header")  # where FastAPI found a field, in front of its name
+NOT_SERVED = {  # OpenAI's fields that mean nothing here -> what would be right
+    "style": "say it in the prompt",
+    "input_fidelity": "send gate, which says how much of the subject is kept",
+    "moderation": "leave it out; the operator decides",
+    "output_compression": "leave it out; choose output_format",
+}
 LONGEST_VALUE = 60  # characters of a refused value that are repeated; a picture as base64 is millions long
 
 
@@ -76,6 +82,8 @@ def _param(problem: Mapping[str, Any]) -> str | None:
 def _describe(problem: Mapping[str, Any], fields: Sequence[str]) -> str:
     param = _param(problem) or "body"
     if problem["type"] == "extra_forbidden":
+        if param in NOT_SERVED:
+            return f"{param}: not served here; {NOT_SERVED[param]}"
         nearest = difflib.get_close_matches(param.rpartition(".")[2], fields, n=1)
         known = "leave it out" if "." in param else f"known: {', '.join(fields)}"
         hint = f"did you mean {nearest[0]}?" if nearest else known

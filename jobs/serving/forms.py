@@ -22,13 +22,20 @@ class Edit:
 
     request: EditRequest
     files: list[bytes]
+    mask: bytes | None = None  # says where files[0], the canvas, is painted
+
+    @property
+    def canvas(self) -> tuple[bytes, bytes] | None:
+        """What is painted into, and its mask."""
+        return None if self.mask is None else (self.files[0], self.mask)
 
     @property
     def subjects(self) -> list[Subject[int]]:
-        """Those that were described, or one for each file."""
+        """Those that were described, or one for each file that is not the canvas."""
         if self.request.subjects is not None:
             return self.request.subjects
-        return [Subject[int].model_validate({"image": number}) for number in range(len(self.files))]
+        first = 0 if self.mask is None else 1
+        return [Subject[int].model_validate({"image": number}) for number in range(first, len(self.files))]
 
     def file(self, number: int, param: str) -> bytes:
         """The upload that a field counts to. Raises RequestError when there is none."""
@@ -49,32 +56,38 @@ async def read_edit(http: Request) -> Edit:
         message = f"content-type = {shorten(content_type)}: this route takes {MULTIPART}"
         raise RequestError(message, "content-type", "unsupported_media_type", 415)
     async with http.form(max_files=MOST_FILES, max_fields=len(EditRequest.model_fields) + 1) as form:
-        fields, files = _fields(form), await _files(form)
+        fields, files, mask = _fields(form), await _files(form), await _mask(form)
     try:
         request = EditRequest.model_validate(fields)
     except ValidationError as error:
         names = [*EditRequest.model_fields, *Subject.model_fields]
         raise validation_error(error.errors(), names) from error
-    if not files and request.subjects is None:
-        message = "image: missing; upload the picture of the subject as a file field named image"
+    _check_files(request, files, mask)
+    return Edit(request, files, mask)
+
+
+def _check_files(request: EditRequest, files: list[bytes], mask: bytes | None) -> None:
+    """Raises RequestError for files that are missing, or that nothing names."""
+    if not files and (mask is not None or request.subjects is None):
+        wanted = "the picture of the subject" if mask is None else "the canvas, whose mask is here,"
+        message = f"image: missing; upload {wanted} as a file field named image"
         raise RequestError(message, "image", "missing_field", 422)
-    edit = Edit(request, files)
+    if request.strength is not None and mask is None:
+        message = f"strength = {request.strength:g}: there is no canvas; send a mask, or leave strength out"
+        raise RequestError(message, "strength", status=422)
+    edit = Edit(request, files, mask)
     named = {number for subject in edit.subjects for number in (subject.image, subject.mask)}
-    for number in range(len(files)):
+    for number in range(0 if mask is None else 1, len(files)):
         if number not in named:
             message = f"image[{number}]: no subject names this upload; name it in subjects, or leave it out"
             raise RequestError(message, f"image[{number}]", status=422)
-    return edit
 
 
 def _fields(form: FormData) -> Mapping[str, str]:
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
-        if name in FILES:
+        if name in (*FILES, "mask"):
             continue
-        if name == "mask":
-            message = "mask: no canvas can be edited here yet; the mask of a subject is named in subjects"
-            raise RequestError(message, "mask", "unsupported", 422)
         if isinstance(value, UploadFile):
             message = f"{name}: unexpected file; pictures go into the field image"
             raise RequestError(message, name, "unknown_field", 422)
@@ -85,14 +98,22 @@ def _fields(form: FormData) -> Mapping[str, str]:
 
 
 async def _files(form: FormData) -> list[bytes]:
-    files = []
-    for name, value in form.multi_items():
-        if name in FILES and not isinstance(value, UploadFile):
-            message = "image: a text field; send the picture as a file, e.g. curl -F image=@picture.png"
-            raise RequestError(message, "image", status=422)
-        if name in FILES and isinstance(value, UploadFile):
-            files.append(await value.read())
-    return files
+    return [await _upload(name, value) for name, value in form.multi_items() if name in FILES]
+
+
+async def _mask(form: FormData) -> bytes | None:
+    masks = [await _upload(name, value) for name, value in form.multi_items() if name == "mask"]
+    if len(masks) > 1:
+        raise RequestError("mask: given twice; send it once", "mask", "duplicate_field", 422)
+    return masks[0] if masks else None
+
+
+async def _upload(name: str, value: UploadFile | str) -> bytes:
+    if isinstance(value, UploadFile):
+        return await value.read()
+    field = name.removesuffix("[]")
+    message = f"{field}: a text field; send the picture as a file, e.g. curl -F {field}=@picture.png"
+    raise RequestError(message, field, status=422)
 
 
 def form_description() -> dict[str, Any]:
@@ -102,6 +123,8 @@ def form_description() -> dict[str, Any]:
     for name in ("schedule", "subjects"):
         schema["properties"][name] = {"type": "string", "description": schema["properties"][name]["description"]}
     binary = {"type": "string", "format": "binary"}
-    schema["properties"]["image"] = binary | {"description": "picture of a subject: PNG, JPEG or WebP"}
+    schema["properties"]["image"] = binary | {"description": "picture of a subject, with mask the canvas"}
     schema["properties"]["image[]"] = {"type": "array", "items": binary, "description": "instead of image: several"}
+    told = "of the canvas, which the first image then is: transparent, or white, where it is painted"
+    schema["properties"]["mask"] = binary | {"description": told}
     return {"required": True, "content": {MULTIPART: {"schema": schema}}}

@@ -5,14 +5,13 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field, Json
 
-from flexip.calibration import Calibration
 from flexip.solvers import Solver
 from jobs.config import Section
-from jobs.receipt import FileFormat, Receipt
+from jobs.receipt import MOST_SUBJECTS, FileFormat, Receipt
 from jobs.serving.gates import GateFields, Schedule
+from jobs.serving.models import Shelf
 
 LARGEST_SEED = 2**32 - 1
-MOST_SUBJECTS = 1  # that the sampler can bring into one picture
 SUBJECT_ID = r"^subj_[0-9a-f]{24}$"
 
 P = TypeVar("P")  # how a request names a picture: the picture itself in base64, or the number of an upload
@@ -48,7 +47,7 @@ class ImageRequest(GateFields):
     """The fields that both routes share."""
 
     prompt: str = Field(min_length=1, description="what to draw")
-    model: str | None = Field(None, description="the served model's name, as /v1/models tells; may be left out")
+    model: str | None = Field(None, description="a name from /v1/models; none: the first of them")
     n: int = Field(1, ge=1, description="how many images, each with a seed of its own")
     size: str = Field("auto", description="WIDTHxHEIGHT in pixels, the model's own resolution; auto takes it")
     response_format: Literal["b64_json"] = Field("b64_json", description="images are returned in the answer")
@@ -58,7 +57,9 @@ class ImageRequest(GateFields):
     cut_out: bool = Field(True, description="cut the subject out of its picture, as in training")
     guidance_scale: float = Field(5.0, ge=1, le=30, description="classifier-free guidance; 1 is without")
     num_inference_steps: int = Field(25, ge=1, description="denoising steps")
-    solver: Solver = Field("ddim", description="ddim, or dpm++2m, which needs about half the steps")
+    solver: Solver = Field(
+        "ddim", description="ddim; dpm++2m, which needs about half the steps; lcm, for a model with a few-step LoRA"
+    )
     negative_prompt: str = Field("", description="what to steer away from")
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first image, the next ones count up")
     quality: Literal["auto"] = Field("auto", description="for compatibility; num_inference_steps decides")
@@ -70,7 +71,9 @@ class GenerationRequest(ImageRequest):
     """Body of POST /v1/images/generations."""
 
     subjects: list[Subject[str]] = Field(
-        default=[], description="one at most, its pictures as base64 or data: URLs; none: text alone"
+        default=[],
+        description=f"at most {MOST_SUBJECTS}, pictures as base64 or data: URLs; none: text alone. Those without box "
+        "and mask act everywhere, each with its share of their weights",
     )
 
 
@@ -81,6 +84,9 @@ class EditRequest(ImageRequest):
     subjects: Json[list[Subject[int]]] | None = Field(
         None,
         description="one JSON string; image and mask count the uploaded image[] from 0. None: each upload is a subject",
+    )
+    strength: float | None = Field(
+        None, gt=0, le=1, description="with mask: share of the steps; below 1 the canvas shines through what is painted"
     )
 
 
@@ -105,11 +111,14 @@ class ImagesResponse(BaseModel):
 class Served:
     """What is being served: the facts a request is checked against."""
 
-    name: str
+    models: Shelf
     resolution: int  # [px] side of every image
     limits: LimitsConfig
-    calibration: Calibration | None = None
-    weights: str = ""  # SHA-256 of the adapters' file
+
+    @property
+    def name(self) -> str:
+        """Of the model that requests without a name get."""
+        return self.models.default
 
     @property
     def size(self) -> str:

@@ -2,29 +2,57 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from flexip.calibration import Calibration
+from flexip.canvas import Canvas
+from flexip.engine import Engine
 from flexip.images import Rgb
 from flexip.request import Request
-from jobs.receipt import DrawnSubject, Receipt, Shown, mask_of, sha256, software, to_request
+from flexip.solvers import MOST_LCM_STEPS
+from jobs.receipt import (
+    MOST_SUBJECTS,
+    DrawnCanvas,
+    DrawnSubject,
+    Receipt,
+    Shown,
+    fits,
+    mask_of,
+    sha256,
+    software,
+    to_request,
+)
 from jobs.serving.errors import RequestError, shorten
 from jobs.serving.gates import weights
-from jobs.serving.pictures import decode_picture, decode_reference
-from jobs.serving.requests import LARGEST_SEED, MOST_SUBJECTS, ImageRequest, Served, Subject
+from jobs.serving.models import Model
+from jobs.serving.pictures import decode_paint_mask, decode_reference, decode_square
+from jobs.serving.requests import LARGEST_SEED, ImageRequest, Served, Subject
 from jobs.serving.subjects import SubjectStore
 
 Bytes = Callable[[Any, str], bytes]  # (picture as the request names it, path of the field) -> file
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A request with what is named in it."""
+
+    request: ImageRequest
+    subjects: Sequence[Subject]
+    file_of: Bytes
+    canvas: tuple[bytes, bytes] | None = None  # its file and its mask's
+    strength: float | None = None
+
+
+@dataclass(frozen=True)
 class Job:
-    """One image to draw."""
+    """One image to draw, and the adapters that draw it."""
 
     receipt: Receipt
     request: Request
+    engine: Engine
 
 
 @dataclass(frozen=True)
@@ -36,48 +64,54 @@ class Context:
     owner: str  # the key's name
 
 
-def to_jobs(request: ImageRequest, subjects: Sequence[Subject], file_of: Bytes, context: Context) -> list[Job]:
+def to_jobs(asked: Asked, context: Context) -> list[Job]:
     """One job an image, `n` seeds counting up from the given or a random one. Decodes, so not for the event loop.
 
     Raises:
-        RequestError: a value beyond the limits, another model or size, a subject or a gate that cannot be.
+        RequestError: a value beyond the limits, another model or size, a subject, a gate or a canvas that cannot be.
     """
-    served = context.served
-    check(request, subjects, served)
-    drawn = [_subject(request, s, f"subjects[{i}].", file_of, context) for i, s in enumerate(subjects)]
+    request, served = asked.request, context.served
+    check(asked, served)
+    model = _model(request.model, served)
+    calibration = model.engine.calibration
+    drawn = [_subject(asked, s, f"subjects[{i}].", calibration, context) for i, s in enumerate(asked.subjects)]
+    told, canvas = _canvas(asked, served.limits.image_megapixels)
     first = secrets.randbelow(LARGEST_SEED) if request.seed is None else request.seed
-    receipts = [
-        Receipt(
-            model=served.name,
-            weights=served.weights,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            seed=(first + index) % (LARGEST_SEED + 1),
-            guidance_scale=request.guidance_scale,
-            steps=request.num_inference_steps,
-            solver=request.solver,
-            subjects=tuple(subject for subject, _ in drawn),
-            software=software(),
+    receipt = Receipt(
+        model=model.name,
+        weights=model.engine.digest,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        seed=first,
+        guidance_scale=request.guidance_scale,
+        steps=request.num_inference_steps,
+        solver=request.solver,
+        subjects=tuple(subject for subject, _ in drawn),
+        canvas=told,
+        version=model.version,
+        software=software(),
+    )
+    if not fits(receipt, request.output_format):
+        message = (
+            f"output_format = {request.output_format}: has no room for schedules as long as these; send png or webp"
         )
-        for index in range(request.n)
-    ]
+        raise RequestError(message, "output_format", status=422)
+    receipts = [replace(receipt, seed=(first + index) % (LARGEST_SEED + 1)) for index in range(request.n)]
     shown = [picture for _, picture in drawn]
-    return [Job(receipt, to_request(receipt, shown, served.resolution)) for receipt in receipts]
+    return [Job(receipt, to_request(receipt, shown, served.resolution, canvas), model.engine) for receipt in receipts]
 
 
-def check(request: ImageRequest, subjects: Sequence[Subject], served: Served) -> None:
+def check(asked: Asked, served: Served) -> None:
     """Raises RequestError for what can be told to be wrong before any picture is decoded."""
-    limits = served.limits
-    if request.model not in (None, served.name):
-        message = f"model = {shorten(request.model)}: not served here; leave it out or send {served.name!r}"
-        raise RequestError(message, "model", "model_not_found", 404)
+    request, subjects, limits = asked.request, asked.subjects, served.limits
+    _model(request.model, served)
+    _check_steps(asked, limits.steps)
     if request.size not in ("auto", served.size):
         message = f"size = {shorten(request.size)}: this model draws {served.size}; send that, or auto"
         raise RequestError(message, "size", status=422)
-    for name, most in (("n", 1 if request.stream else limits.images), ("num_inference_steps", limits.steps)):
-        if (value := getattr(request, name)) > most:
-            also = " with stream" if name == "n" and request.stream else ""
-            raise RequestError(f"{name} = {value}: should be less than or equal to {most}{also}", name, status=422)
+    if request.n > (most := 1 if request.stream else limits.images):
+        also = " with stream" if request.stream else ""
+        raise RequestError(f"n = {request.n}: should be less than or equal to {most}{also}", "n", status=422)
     for name in ("prompt", "negative_prompt"):
         if len(getattr(request, name)) > limits.prompt:
             message = f"{name}: {len(getattr(request, name))} characters; at most {limits.prompt} are accepted"
@@ -88,7 +122,7 @@ def check(request: ImageRequest, subjects: Sequence[Subject], served: Served) ->
         message = f"partial_images = {request.partial_images}: only with stream = true; send both or neither"
         raise RequestError(message, "partial_images", status=422)
     if len(subjects) > MOST_SUBJECTS:
-        message = f"subjects: {len(subjects)} of them; this model brings at most {MOST_SUBJECTS} into a picture"
+        message = f"subjects: {len(subjects)} of them; at most {MOST_SUBJECTS} come into one picture"
         raise RequestError(message, "subjects", "too_many_subjects", 422)
     if request.said and not subjects:
         name = request.said[0]
@@ -96,11 +130,43 @@ def check(request: ImageRequest, subjects: Sequence[Subject], served: Served) ->
         raise RequestError(message, name, status=422)
 
 
+def _check_steps(asked: Asked, most: int) -> None:
+    request = asked.request
+    steps, name = request.num_inference_steps, "num_inference_steps"
+    also = " with lcm" if request.solver == "lcm" and most > MOST_LCM_STEPS else ""
+    if also:
+        most = MOST_LCM_STEPS
+    if steps > most:
+        raise RequestError(f"{name} = {steps}: should be less than or equal to {most}{also}", name, status=422)
+    if asked.strength is not None and int(steps * asked.strength) < 1:
+        message = f"strength = {asked.strength:g}: of {steps} steps that is less than one; send at least {1 / steps:g}"
+        raise RequestError(message, "strength", status=422)
+
+
+def _model(name: str | None, served: Served) -> Model:
+    model = served.models.get(name)
+    if model is None:
+        names = " or ".join(repr(known.name) for known in served.models.all())
+        message = f"model = {shorten(name)}: not served here; leave it out or send {names}"
+        raise RequestError(message, "model", "model_not_found", 404)
+    return model
+
+
+def _canvas(asked: Asked, megapixels: float) -> tuple[DrawnCanvas | None, Canvas | None]:
+    if asked.canvas is None:
+        return None, None
+    file, mask = asked.canvas
+    strength = 1.0 if asked.strength is None else asked.strength
+    image, painted = decode_square(file, megapixels, "image[0]"), decode_paint_mask(mask, megapixels, "mask")
+    return DrawnCanvas(sha256(file), sha256(mask), strength), Canvas(image, painted, strength)
+
+
 def _subject(
-    request: ImageRequest, subject: Subject, path: str, file_of: Bytes, context: Context
+    asked: Asked, subject: Subject, path: str, calibration: Calibration | None, context: Context
 ) -> tuple[DrawnSubject, Shown]:
-    asked, where = (subject, path) if subject.said else (request, "")
-    preservation, personalization = weights(asked, request.num_inference_steps, context.served.calibration, where)
+    request, file_of = asked.request, asked.file_of
+    said, where = (subject, path) if subject.said else (request, "")
+    preservation, personalization = weights(said, request.num_inference_steps, calibration, where)
     _check_box(subject, path)
     digest, mask = _mask(subject, path, file_of, context)
     source, cut_out, reference = _reference(request, subject, path, file_of, context)
@@ -130,12 +196,7 @@ def _mask(subject: Subject, path: str, file_of: Bytes, context: Context) -> tupl
     if subject.mask is None:
         return None, None
     file = file_of(subject.mask, f"{path}mask")
-    picture = decode_picture(file, context.served.limits.image_megapixels, f"{path}mask")
-    height, width = picture.shape[:2]
-    if height != width:
-        message = f"{path}mask: {width}x{height} pixels; images are square, and so must it be"
-        raise RequestError(message, f"{path}mask", status=422)
-    return sha256(file), mask_of(picture)
+    return sha256(file), mask_of(decode_square(file, context.served.limits.image_megapixels, f"{path}mask"))
 
 
 def _check_box(subject: Subject, path: str) -> None:

@@ -11,19 +11,19 @@ from typing import Any, Literal
 from starlette.concurrency import run_in_threadpool
 
 from flexip.images import Rgb
-from flexip.request import Request
-from jobs.receipt import RECEIPT, FileFormat, picture_file
+from jobs.receipt import RECEIPT, FileFormat, Receipt, picture_file
 from jobs.serving.batching import Batcher, Watch
-from jobs.serving.errors import failed_body, late_body
+from jobs.serving.errors import RequestError, error_body, failed_body, late_body
+from jobs.serving.hooks import Hooks
 from jobs.serving.logs import log_error
 from jobs.serving.rows import Job
 
 Kind = Literal["image_generation", "image_edit"]
 
 
-def preview_calls(steps: int, previews: int) -> set[int]:
+def preview_calls(calls: int, previews: int) -> set[int]:
     """The calls after which previews are shown: evenly spread, never the last one."""
-    return {steps * (i + 1) // (previews + 1) for i in range(previews)} - {0, steps}
+    return {calls * (i + 1) // (previews + 1) for i in range(previews)} - {0, calls}
 
 
 @dataclass(frozen=True)
@@ -34,27 +34,35 @@ class Coming:
     previews: "asyncio.Queue[Rgb | None]"
 
 
-def enter(batcher: Batcher[Request, Rgb], job: Job, previews: int, seconds: float) -> Coming:
+def enter(batcher: Batcher[Job, Rgb], job: Job, previews: int, seconds: float) -> Coming:
     """The image enters the queue before any event is sent. Raises Overloaded."""
     shown: asyncio.Queue[Rgb | None] = asyncio.Queue()
-    watch: Watch[Rgb] = Watch(preview_calls(job.receipt.steps, previews), shown.put_nowait)
-    (future,) = batcher.enter([job.request], seconds, watch)
+    watch: Watch[Rgb] = Watch(preview_calls(job.request.calls, previews), shown.put_nowait)
+    (future,) = batcher.enter([job], seconds, watch)
     future.add_done_callback(lambda _: shown.put_nowait(None))
     return Coming(future, shown)
 
 
-async def events(coming: Coming, job: Job, kind: Kind, file_format: FileFormat) -> AsyncIterator[str]:
+async def events(
+    coming: Coming, receipt: Receipt, kind: Kind, file_format: FileFormat, hooks: Hooks
+) -> AsyncIterator[str]:
     """Partial images and the completed one, or an error; the image is given up when nobody listens any more."""
+
+    def file_of(image: Rgb, inside: Receipt | None) -> bytes:
+        return picture_file(hooks(image, receipt), inside, file_format)
+
     try:
         number = 0
         while (preview := await coming.previews.get()) is not None:
-            file = await run_in_threadpool(picture_file, preview, None, file_format)
+            file = await run_in_threadpool(file_of, preview, None)
             yield _image_event(f"{kind}.partial_image", file, preview, file_format, {"partial_image_index": number})
             number += 1
         image = coming.image.result()
-        file = await run_in_threadpool(picture_file, image, job.receipt, file_format)
-        receipt = {"seed": job.receipt.seed, "receipt": RECEIPT.dump_python(job.receipt, mode="json")}
-        yield _image_event(f"{kind}.completed", file, image, file_format, receipt)
+        file = await run_in_threadpool(file_of, image, receipt)
+        told = {"seed": receipt.seed, "receipt": RECEIPT.dump_python(receipt, mode="json")}
+        yield _image_event(f"{kind}.completed", file, image, file_format, told)
+    except RequestError as error:
+        yield _event("error", error_body(str(error), error.param, error.code))
     except TimeoutError:
         yield _event("error", late_body())
     except Exception as error:  # the answer has begun: what went wrong can only be told as an event

@@ -145,7 +145,7 @@ def test_several_subjects_add_up_each_in_its_region(engine, reference):
     groups = [(), (one,), (two,), (one, two), (two, one), (free[0],), (free[1],), (*free,), (one, *free)]
     rows = prepare_rows(engine, [Request("two creatures", guidance_scale=1.0, others=group) for group in groups])
     seen = []
-    layers = dict(cross_attention_layers(engine.pipe.unet))
+    layers: dict[str, Any] = dict(cross_attention_layers(engine.pipe.unet))
     hook = layers[min(layers)].to_out[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(len(groups), -1, -1, -1)
     engine.pipe.unet(noisy, 500, encoder_hidden_states=rows.text, cross_attention_kwargs={KEYWORD: rows.subject})

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexip.images import ImageError, decode_image, decode_mask, encode_mask, encode_png, grid, pad_square, resize
+from flexip.images import (
+    ImageError,
+    decode_image,
+    decode_mask,
+    decode_painted,
+    encode_mask,
+    encode_png,
+    grid,
+    pad_square,
+    resize,
+)
 
 
 def png(image: Image.Image, **options) -> bytes:
@@ -42,6 +52,27 @@ def test_sixteen_bit_grey_keeps_its_range():
     decoded = decode_image(png(Image.fromarray(ramp)))
     assert decoded.min() == 0
     assert decoded.max() == 255
+
+
+def test_a_paint_mask_is_transparent_or_white_where_it_is_painted():
+    half = np.repeat(np.array([0, 255], np.uint8), 8 * 16).reshape(16, 16)
+    rgba = np.full((16, 16, 4), 255, np.uint8)
+    rgba[:, :, 3] = 255 - half
+    grey = Image.fromarray(half)
+    opaque = grey.convert("RGBA")
+    palette = grey.convert("P")
+    for mask in (
+        png(Image.fromarray(rgba)),
+        png(grey),
+        png(opaque),
+        png(grey.convert("1")),
+        png(Image.fromarray(half.astype(np.uint16) * 257)),
+        png(palette, transparency=palette.getpixel((0, 15))),
+        png(Image.fromarray(rgba).convert("LA")),
+    ):
+        np.testing.assert_array_equal(decode_painted(mask), half / 255)
+    with pytest.raises(ImageError, match="damaged"):
+        decode_painted(png(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)))[:2000])
 
 
 def bomb() -> bytes:

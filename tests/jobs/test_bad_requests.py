@@ -16,6 +16,7 @@ GENERATIONS, EDITS, SUBJECTS = "/v1/images/generations", "/v1/images/edits", "/v
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 PNG, JPEG = encode_png(NOISE), encode_jpeg(NOISE)
 HUGE = encode_png(np.zeros((400, 400, 3), np.uint8))  # 160,000 pixels in half a kilobyte
+BLACK = encode_png(np.zeros((16, 16, 3), np.uint8))
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>'
 NOBODY = "subj_" + "0" * 24
 
@@ -56,7 +57,14 @@ def check(answer: Any, status: int, param: str | None, said: str) -> None:
         ({"prompt": "x" * 101}, 422, "prompt", "at most 100"),
         ({"negative_prompt": "x" * 101}, 422, "negative_prompt", "at most 100"),
         ({"promt": "x"}, 422, "promt", "did you mean prompt?"),
-        ({"model": "dall-e-3"}, 404, "model", "'flexip'"),
+        ({"model": "dall-e-3"}, 404, "model", "'flexip' or 'other'"),
+        ({"model": ""}, 404, "model", "'flexip' or 'other'"),
+        ({"style": "vivid"}, 422, "style", "say it in the prompt"),
+        ({"moderation": "low"}, 422, "moderation", "the operator decides"),
+        ({"output_compression": 50}, 422, "output_compression", "choose output_format"),
+        ({"quality": "hd"}, 422, "quality", "auto"),
+        ({"mask": base64_of(PNG)}, 422, "mask", "unknown field"),
+        ({"strength": 0.5}, 422, "strength", "unknown field"),
         ({"n": 0}, 422, "n", "greater than or equal to 1"),
         ({"n": 5}, 422, "n", "less than or equal to 4"),
         ({"n": 1.5}, 422, "n", "valid integer"),
@@ -160,9 +168,21 @@ def test_a_bad_body(client, content, status, param, said):
         ({"prompt": "x", "gaet": "1"}, [("image", PNG)], 422, "gaet", "did you mean gate?"),
         ({"prompt": "x", "gate": "nan"}, [("image", PNG)], 422, "gate", "finite"),
         ({"prompt": ["x", "y"]}, [("image", PNG)], 422, "prompt", "given twice"),
-        ({"prompt": "x"}, [("mask", PNG)], 422, "mask", "canvas"),
+        ({"prompt": "x"}, [("mask", PNG)], 422, "image", "the canvas"),
+        ({"prompt": "x"}, [("image", PNG), ("mask", PNG), ("mask", PNG)], 422, "mask", "given twice"),
+        ({"prompt": "x", "mask": "x"}, [("image", PNG)], 422, "mask", "as a file"),
+        ({"prompt": "x"}, [("image", PNG), ("mask", BLACK)], 422, "mask", "nothing is to be painted"),
+        ({"prompt": "x"}, [("image", PNG), ("mask", encode_png(NOISE[:32]))], 422, "mask", "square"),
+        ({"prompt": "x"}, [("image", encode_png(NOISE[:32])), ("mask", PNG)], 422, "image[0]", "square"),
+        ({"prompt": "x"}, [("image", PNG), ("mask", SVG)], 400, "mask", "not an image"),
+        ({"prompt": "x"}, [("image", PNG), ("mask", PNG[:2000])], 400, "mask", "incomplete"),
+        ({"prompt": "x"}, [("image", PNG), ("mask", HUGE)], 413, "mask", "at most"),
+        ({"prompt": "x", "strength": "0.5"}, [("image", PNG)], 422, "strength", "no canvas"),
+        ({"prompt": "x", "strength": "0"}, [("image", PNG), ("mask", PNG)], 422, "strength", "greater than 0"),
+        ({"prompt": "x", "strength": "0.1"}, [("image", PNG), ("mask", PNG)], 422, "strength", "less than one"),
+        ({"prompt": "x", "input_fidelity": "high"}, [("image", PNG)], 422, "input_fidelity", "send gate"),
+        ({"prompt": "x"}, [("image[]", PNG)] * 6, 422, "subjects", "6 of them"),
         ({"prompt": "x"}, [("picture", PNG)], 422, "picture", "image"),
-        ({"prompt": "x"}, [("image[]", PNG), ("image[]", PNG)], 422, "subjects", "at most 1"),
         ({"prompt": "x"}, [("image", b"a text")], 400, "subjects[0].image", "not an image"),
         ({"prompt": "x", "subjects": "[{"}, [("image", PNG)], 422, "subjects", "JSON"),
         ({"prompt": "x", "subjects": '[{"image": "0"}, 7]'}, [("image", PNG)], 422, "subjects[1]", "dictionary"),

@@ -11,6 +11,7 @@ from flexip.calibration import Calibration
 from flexip.checkpoint import store_calibration
 from flexip.images import decode_image, encode_png
 from jobs.generate import main
+from jobs.receipt import read_receipt
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,36 @@ def test_a_picture_is_drawn_again_from_its_receipt(untrained_checkpoint, picture
     assert (tmp_path / "again" / "00004.png").read_bytes() == original.read_bytes()
 
 
+def test_a_group_painted_into_a_canvas_is_drawn_again_from_its_receipt(untrained_checkpoint, picture, tmp_path) -> None:
+    other, canvas, where = (tmp_path / name for name in ("other.png", "canvas.png", "where.png"))
+    reference = decode_image(picture.read_bytes())
+    other.write_bytes(encode_png(np.ascontiguousarray(reference[::-1])))
+    canvas.write_bytes(encode_png(np.full((64, 64, 3), 90, np.uint8)))
+    where.write_bytes(encode_png(np.repeat(np.arange(8, dtype=np.uint8) // 4 * 255, 8 * 3).reshape(8, 8, 3)))
+    files = ["--subject", str(picture), "--subject", str(other), "--canvas", str(canvas), "--canvas-mask", str(where)]
+    gates = ["--gamma", "0.9", "--gamma", "0.2", "--box", "0,0,0.5,1", "--box", "0.5,0,1,1"]
+    main(words(untrained_checkpoint, tmp_path, *files, *gates, "--strength", "0.7", "--solver", "lcm", "--steps", "4"))
+    original = tmp_path / "00000.png"
+    receipt = read_receipt(original.read_bytes())
+    assert [(s.preservation, s.box) for s in receipt.subjects] == [(0.9, (0, 0, 0.5, 1)), (0.2, (0.5, 0, 1, 1))]
+    assert receipt.canvas is not None
+    assert receipt.canvas.strength == 0.7
+    drawn = decode_image(original.read_bytes())
+    assert (drawn[:28] == 90).all()
+    assert (drawn[36:] != 90).any()
+    assert (tmp_path / "reference-2.png").is_file()
+    again = ["--checkpoint", str(untrained_checkpoint), "--output", str(tmp_path / "again"), "--from", str(original)]
+    main([*again, *files])
+    assert (tmp_path / "again" / "00000.png").read_bytes() == original.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         ([], "subject is missing; give the file with SHA-256"),
         (["--subject", "OTHER"], "has SHA-256"),
         (["--subject", "PICTURE", "--mask", "OTHER"], "the receipt knows no mask"),
+        (["--subject", "PICTURE", "--canvas", "OTHER", "--canvas-mask", "OTHER"], "the receipt knows no canvas"),
         (["--subject", "PICTURE", "--seed", "5"], "seed: given together with from"),
         (["--subject", "PICTURE", "--checkpoint", "RETRAINED"], "give the checkpoint that drew it"),
         (["--subject", "PICTURE", "--from", "OTHER"], "holds no receipt"),
@@ -104,6 +129,10 @@ def test_identity_is_asked_for_by_its_amount(untrained_checkpoint, picture, tmp_
         (["--identity", "0.5"], "has no calibration; run `python -m jobs.calibrate`"),
         (["--identity", "0.5", "--gamma", "0.5"], "given together with gamma"),
         (["--preservation", "0.5"], "give both weights, or gamma alone"),
+        (["--subject", "x.png", "--gamma", "0.5", "--gamma", "0.5"], "gamma: 2 for 1 subjects; give one for each"),
+        (["--subject", "x.png", "--box", "0,0,1"], "box"),
+        (["--canvas", "x.png"], "canvas and canvas_mask: give both"),
+        (["--strength", "0.5"], "strength: there is no canvas"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--imges", "2"], "did you mean --images?"),
     ],

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from flexip.images import ImageError, decode_image, encode_jpeg, encode_png
-from jobs.receipt import DrawnSubject, Receipt, Shown, picture_file, read_receipt, region, to_request
+from jobs.receipt import DrawnCanvas, DrawnSubject, Receipt, Shown, picture_file, read_receipt, region, to_request
 
 SUBJECT = DrawnSubject("0" * 64, True, 0.1 + 0.2, [1.0, 2 / 3, 1e-7], (0.0, 0.1, 0.5, 1.0))
-RECEIPT = Receipt("flexip", "1" * 64, 'a "créature" 🐸\n', "snow", 7, 2.5, 25, "dpm++2m", (SUBJECT,), "flexip 0.1.0")
+CANVAS = DrawnCanvas("2" * 64, "3" * 64, 0.5)
+WORDS = 'a "créature" <b>& 🐸</flexip:receipt>\n\x07'
+RECEIPT = Receipt("flexip", "1" * 64, WORDS, "snow", 7, 2.5, 25, "dpm++2m", (SUBJECT,), CANVAS, "3", "flexip 0.1.0")
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 
 
-@pytest.mark.parametrize("file_format", ["png", "jpeg"])
+@pytest.mark.parametrize("file_format", ["png", "jpeg", "webp"])
 def test_a_receipt_comes_back_exactly_as_it_was_and_the_file_is_always_the_same(file_format):
     data = picture_file(NOISE, RECEIPT, file_format)
     assert read_receipt(data) == RECEIPT
@@ -42,12 +44,12 @@ def test_what_holds_no_receipt_says_so(data, said):
 def test_the_request_follows_from_the_receipt():
     request = to_request(RECEIPT, [Shown(NOISE)], side=16)
     assert (request.prompt, request.seed, request.steps, request.solver) == (RECEIPT.prompt, 7, 25, "dpm++2m")
-    assert (request.preservation, request.personalization) == (SUBJECT.preservation, SUBJECT.personalization)
-    assert request.reference is NOISE
-    assert request.mask is not None
-    assert request.mask.sum() == pytest.approx(0.5 * 0.9 * 16 * 16)
-    alone = to_request(dataclasses.replace(RECEIPT, subjects=()), [], side=16)
-    assert (alone.reference, alone.mask) == (None, None)
+    (subject,) = request.subjects
+    assert (subject.preservation, subject.personalization) == (SUBJECT.preservation, SUBJECT.personalization)
+    assert subject.reference is NOISE
+    assert subject.mask is not None
+    assert subject.mask.sum() == pytest.approx(0.5 * 0.9 * 16 * 16)
+    assert to_request(dataclasses.replace(RECEIPT, subjects=()), [], side=16).subjects == ()
 
 
 def test_a_box_covers_its_part_of_each_pixel():

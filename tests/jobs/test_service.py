@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import logging
 import os
@@ -17,16 +18,20 @@ import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from service import LIMITS, SIDE, Stand, listening, stand
 
 from flexip.images import decode_image, encode_png
-from jobs.receipt import Receipt, read_receipt, sha256
+from jobs.console import UserError
+from jobs.receipt import DrawnCanvas, Receipt, read_receipt, sha256
 from jobs.serve import ServeConfig
 from jobs.serving.access import AccessConfig, Rate
+from jobs.serving.hooks import HooksConfig, load_hooks
 from jobs.serving.subjects import SubjectStore
 
 GENERATIONS, EDITS, SUBJECTS = "/v1/images/generations", "/v1/images/edits", "/v1/subjects"
+FORM = {"prompt": "x", "num_inference_steps": "4"}
 KEYS = {"alice": "key of alice", "bob": "key of bob"}
 ACCESS = AccessConfig(keys={name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()})
 
@@ -56,6 +61,14 @@ def png(reference) -> bytes:
 @pytest.fixture(scope="module")
 def picture(png) -> str:
     return base64.b64encode(png).decode()
+
+
+def refuses_seed_7(picture: np.ndarray, receipt: Receipt) -> str:
+    return "too green" if receipt.seed == 7 else ""
+
+
+def blue(picture: np.ndarray, receipt: Receipt) -> np.ndarray:
+    return np.stack([picture[:, :, 0], picture[:, :, 1], np.full_like(picture[:, :, 2], 255)], axis=2)
 
 
 def bearer(name: str) -> dict[str, str]:
@@ -98,8 +111,9 @@ def test_every_way_to_say_a_gate_comes_to_the_sampler(client, service, picture, 
     ask(client, subjects=[{"image": picture} | said], gate=0.125)  # the subject's own words go first
     own = (0.125, 0.875) if not said else (preservation, personalization)
     for asked, right in zip(service.asked, ((preservation, personalization), own), strict=True):
-        np.testing.assert_allclose(asked.preservation, right[0], atol=1e-6)
-        np.testing.assert_allclose(asked.personalization, right[1], atol=1e-6)
+        (subject,) = asked.subjects
+        np.testing.assert_allclose(subject.preservation, right[0], atol=1e-6)
+        np.testing.assert_allclose(subject.personalization, right[1], atol=1e-6)
 
 
 def test_box_and_mask_say_where_the_subject_may_act(client, service, picture):
@@ -107,7 +121,7 @@ def test_box_and_mask_say_where_the_subject_may_act(client, service, picture):
     half = np.zeros((8, 8, 3), np.uint8)
     half[:4] = 255
     ask(client, subjects=[{"image": picture, "mask": base64.b64encode(encode_png(half)).decode()}])
-    box, mask = (asked.mask for asked in service.asked)
+    box, mask = (asked.subjects[0].mask for asked in service.asked)
     assert box.shape == (SIDE, SIDE)
     assert box[:, 4:8].min() == 1
     assert box.sum() == 4 * SIDE
@@ -121,10 +135,10 @@ def test_a_form_says_the_same_as_json_and_counts_its_uploads(client, service, pn
     form = client.post(EDITS, data=fields, files=[("image[]", ("0.png", black)), ("image[]", ("1.png", png))])
     same = subject | {"image": picture, "mask": base64.b64encode(black).decode()}
     assert receipt_of(form) == receipt_of(ask(client, subjects=[same]))
-    np.testing.assert_array_equal(service.asked[0].references[0], service.asked[1].references[0])
+    np.testing.assert_array_equal(service.asked[0].subjects[0].reference, service.asked[1].subjects[0].reference)
 
 
-@pytest.mark.parametrize("file_format", ["png", "jpeg"])
+@pytest.mark.parametrize("file_format", ["png", "jpeg", "webp"])
 def test_an_image_holds_its_receipt_and_says_that_it_is_generated(client, png, picture, file_format):
     subject = {"image": picture, "gate": 0.7, "box": [0, 0, 0.5, 1]}
     answer = ask(client, subjects=[subject], negative_prompt="snöw", output_format=file_format, n=2, solver="dpm++2m")
@@ -139,6 +153,80 @@ def test_an_image_holds_its_receipt_and_says_that_it_is_generated(client, png, p
     assert b"trainedAlgorithmicMedia" in base64.b64decode(told[0]["b64_json"])
 
 
+def test_several_subjects_come_into_one_picture_each_with_its_own_gate_and_place(client, service, png, picture):
+    upright = client.post(SUBJECTS, files={"image": ("who.png", png)}).json()["id"]
+    subjects = [{"image": picture, "gate": 0.75, "box": [0, 0, 0.5, 1]}, {"subject_id": upright}, {"image": picture}]
+    receipt = receipt_of(ask(client, subjects=subjects, preservation=1, personalization=0.5))
+    (asked,) = service.asked
+    assert [(s.preservation, s.personalization) for s in asked.subjects] == [(0.75, 0.25), (1, 0.5), (1, 0.5)]
+    assert [s.mask is None for s in asked.subjects] == [False, True, True]
+    assert [s.box for s in receipt.subjects] == [(0, 0, 0.5, 1), None, None]
+    form = client.post(EDITS, data=FORM, files=[("image[]", ("0.png", png)), ("image[]", ("1.png", png))])
+    assert [s.preservation for s in receipt_of(form).subjects] == [0.5, 0.5]
+
+
+def test_a_mask_makes_the_first_image_a_canvas(client, service, png):
+    holes = np.full((16, 16, 4), 255, np.uint8)
+    holes[:8, :, 3] = 0
+    see_through, white = io.BytesIO(), (holes[:, :, 3:] == 0).repeat(3, axis=2).astype(np.uint8) * 255
+    Image.fromarray(holes).save(see_through, "PNG")
+    fields = FORM | {"strength": "0.5"}
+    for mask in (see_through.getvalue(), encode_png(white)):
+        files = [("image[]", ("0.png", encode_png(white))), ("image[]", ("1.png", png)), ("mask", ("m.png", mask))]
+        receipt = receipt_of(client.post(EDITS, data=fields, files=files))
+        assert receipt.canvas == DrawnCanvas(sha256(encode_png(white)), sha256(mask), 0.5)
+        assert [subject.sha256 for subject in receipt.subjects] == [sha256(png)]
+    for asked in service.asked:
+        np.testing.assert_array_equal(asked.canvas.image, white)
+        np.testing.assert_array_equal(asked.canvas.mask, white[:, :, 0] / 255)
+        assert asked.calls == 2
+    alone = [("image", ("0.png", png)), ("mask", ("m.png", png))]
+    assert receipt_of(client.post(EDITS, data=FORM, files=alone)).subjects == ()
+
+
+def test_a_receipt_that_a_jpeg_cannot_hold_is_refused_before_anything_is_drawn(tmp_path, picture):
+    limits = LIMITS.model_copy(update={"steps": 1000, "body_mb": 9})
+    schedule = {"type": "list", "values": [1 / 3] * 900}
+    body = {"prompt": "x", "num_inference_steps": 1000, "subjects": [{"image": picture, "schedule": schedule}] * 3}
+    with TestClient(stand(tmp_path, limits=limits).app) as client:
+        refused = client.post(GENERATIONS, json=body | {"output_format": "jpeg"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "output_format")
+        assert len(receipt_of(client.post(GENERATIONS, json=body | {"output_format": "webp"})).subjects) == 3
+
+
+def test_a_model_is_picked_by_its_name(client, service):
+    listed = client.get("/v1/models").json()["data"]
+    assert [(model["id"], model["weights"][0]) for model in listed] == [("flexip", "0"), ("other", "1")]
+    for name, weights in ((None, "0"), ("flexip", "0"), ("other", "1")):
+        receipt = receipt_of(ask(client, **({"model": name} if name else {})))
+        assert (receipt.model, receipt.weights) == (name or "flexip", weights * 64)
+
+
+def test_a_refused_picture_leaves_in_no_way_and_a_mark_is_in_every_one(tmp_path):
+    hooks = load_hooks(HooksConfig(safety=f"{__name__}:refuses_seed_7", watermark=f"{__name__}:blue"))
+    with TestClient(stand(tmp_path, hooks=hooks).app) as client:
+        good = client.post(GENERATIONS, json={"prompt": "x", "num_inference_steps": 2, "seed": 6})
+        assert decode_image(base64.b64decode(good.json()["data"][0]["b64_json"]))[0, 0].tolist() == [2, 6, 255]
+        shown = [data["b64_json"] for _, data in events(ask(client, stream=True, seed=6, partial_images=1))]
+        assert [decode_image(base64.b64decode(file))[0, 0, 2] for file in shown] == [255, 255]
+        for more in ({"n": 1}, {"n": 2, "seed": 6}):
+            refused = ask(client, **({"seed": 7} | more))
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"]) == (400, "content_policy_violation")
+            assert "too green" in error["message"]
+        ((name, data),) = events(ask(client, stream=True, seed=7, partial_images=2))
+        assert (name, data["error"]["code"]) == ("error", "content_policy_violation")
+
+
+def test_a_hook_that_cannot_be_found_or_that_fails_lets_nothing_out(tmp_path):
+    for path in ("nowhere.at_all:x", "json:nothing", "json:__name__"):
+        with pytest.raises(UserError, match=r"hooks\.safety = .*give package\.module:function"):
+            load_hooks(HooksConfig(safety=path))
+    hooks = load_hooks(HooksConfig(watermark="json:dumps"))
+    with TestClient(stand(tmp_path, hooks=hooks).app, raise_server_exceptions=False) as client:
+        assert ask(client).json()["error"]["code"] == "internal_error"
+
+
 def test_a_subject_is_uploaded_once_and_used_by_its_id(client, service, png, picture):
     kept = upload(client, png).json()
     assert kept["sha256"] == sha256(png)
@@ -146,7 +234,7 @@ def test_a_subject_is_uploaded_once_and_used_by_its_id(client, service, png, pic
     assert client.get(f"{SUBJECTS}/{kept['id']}").json() == kept
     by_id, by_picture = ask(client, subjects=[{"subject_id": kept["id"]}]), ask(client, subjects=[{"image": picture}])
     assert receipt_of(by_id) == receipt_of(by_picture)
-    np.testing.assert_array_equal(service.asked[0].references[0], service.asked[1].references[0])
+    np.testing.assert_array_equal(service.asked[0].subjects[0].reference, service.asked[1].subjects[0].reference)
     assert (service.references.encoded, service.references.hits) == (1, 1)
 
 
@@ -174,7 +262,7 @@ def test_a_deleted_subject_is_gone_from_every_replica_and_its_cache(service, tmp
         assert ask(there, subjects=[{"subject_id": kept}]).status_code == 404
         other.store.sweep()
         assert other.references.bytes == 0
-        other.references.encode(other.asked[-1].references)  # by a request that was on its way
+        other.references.encode(other.asked[-1].subjects[0].references)  # by a request that was on its way
         other.store.sweep()
         assert other.references.bytes == 0
         assert here.delete(f"{SUBJECTS}/{kept}").status_code == 404

@@ -15,18 +15,23 @@ from fastapi import FastAPI
 
 from flexip.calibration import Calibration
 from flexip.encoders import Encoders
+from flexip.engine import Engine
 from flexip.images import Rgb
 from flexip.references import ReferenceCache
 from flexip.request import Request
 from jobs.serving.access import AccessConfig
 from jobs.serving.app import Service, build_app
 from jobs.serving.batching import Batcher
+from jobs.serving.hooks import Hooks
 from jobs.serving.metrics import Meters
+from jobs.serving.models import Model, Shelf
 from jobs.serving.requests import LimitsConfig, Served
+from jobs.serving.rows import Job
 from jobs.serving.subjects import SubjectStore
 
 SIDE = 16  # [px] of every picture
 LIMITS = LimitsConfig(images=4, steps=10, prompt=100, body_mb=0.2, body_seconds=2, image_megapixels=0.1, seconds=20)
+NO_HOOKS = Hooks()
 CALIBRATION = Calibration([0.0, 1.0], [0.2, 0.8], "dino", 4, "abc")
 
 
@@ -51,13 +56,13 @@ class Easel:
     rows: dict[Hashable, Request] = field(default_factory=dict)
     steps: dict[Hashable, int] = field(default_factory=dict)
 
-    def add(self, rows: Mapping[Any, Request]) -> None:
+    def add(self, jobs: Mapping[Any, Job]) -> None:
         """Encodes their references and begins them."""
-        for key, row in rows.items():
+        for key, row in ((key, job.request) for key, job in jobs.items()):
             if row.prompt.startswith("boom"):
                 raise ZeroDivisionError(row.prompt)
             self.asked.append(row)
-            self.rows[key], self.steps[key] = row, 0
+            self.rows[key], self.steps[key] = row, row.steps - row.calls
             if images := [image for subject in row.subjects for image in subject.references]:
                 self.references.encode(images)
 
@@ -92,19 +97,31 @@ class Stand:
     asked: list[Request]  # of the sampler
 
 
+def model(name: str, digit: str) -> Model:
+    """One whose engine can draw nothing."""
+    nothing: Any = None
+    return Model(name, Engine(nothing, nothing, nothing, digit * 64, CALIBRATION))
+
+
 def stand(
-    folder: Path, access: AccessConfig | None = None, limits: LimitsConfig = LIMITS, pause: float = 0, **store: Any
+    folder: Path,
+    access: AccessConfig | None = None,
+    limits: LimitsConfig = LIMITS,
+    pause: float = 0,
+    hooks: Hooks = NO_HOOKS,
+    **store: Any,
 ) -> Stand:
-    """A fresh one, whose subjects live in the folder."""
+    """A fresh one, whose subjects live in the folder and whose models have no weights."""
     references, meters, asked = ReferenceCache(Blind(), 10**6), Meters(), []
     kept = SubjectStore(folder, **({"seconds": 3600.0, "most": 3, "forget": references.forget} | store))
     service = Service(
         batcher=Batcher(lambda: Easel(references, asked, pause), max_rows=2, max_waiting=8, observe=meters.observe),
-        served=Served("flexip", SIDE, limits, CALIBRATION, "0" * 64),
+        served=Served(Shelf(model("flexip", "0"), model("other", "1")), SIDE, limits),
         references=references,
         store=kept,
         access=access or AccessConfig(),
         meters=meters,
+        hooks=hooks,
     )
     return Stand(build_app(service), kept, references, asked)
 
