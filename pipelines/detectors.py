@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from flexip.images import Rgb
+from flexip.yunet import load_yunet
 from pipelines import subjects
 from pipelines.masks import Masker, open_masker, within
-from pipelines.onnx_shape import with_input_size
 from pipelines.pretrained import ModelError
 from pipelines.settings import SubjectSettings
 from pipelines.subjects import Box, Detection, Detector, View
@@ -123,45 +123,20 @@ def hog() -> Finder:
 
 
 def yunet(path: str) -> Finder:
-    """Faces by YuNet (Wu et al., Machine Intelligence Research 2023), an ONNX file that OpenCV runs.
-
-    Raises:
-        ModelError: there is no such file, or it is no YuNet.
-    """
-    field = f"subjects.detector_model = {path!r}"
-    if not Path(path).is_file():
-        raise ModelError(f"{field}: no such file; give YuNet's .onnx, e.g. face_detection_yunet_2023mar.onnx")
-    model, networks = Path(path).read_bytes(), dict[tuple[int, int], Any]()
-
-    def network(height: int, width: int) -> Any:
-        if (height, width) not in networks:
-            networks[height, width] = _open_yunet(model, height, width)
-        return networks[height, width]
-
+    """Faces by YuNet, see flexip.yunet. Raises ModelError: there is no such file, or it is no YuNet."""
     try:
-        network(320, 320).detect(np.zeros((320, 320, 3), np.uint8))
-    except (cv2.error, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{field}: not a YuNet that OpenCV {cv2.__version__} can run ({reason})") from error
+        look = load_yunet(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"subjects.detector_model = {path!r}: {error}") from error
 
     def find(views: Sequence[View], settings: SubjectSettings) -> list[list[Found]]:
         result = []
         for view in views:
-            eyes = network(*view.image.shape[:2])
-            eyes.setScoreThreshold(settings.least_score)
-            faces = eyes.detect(view.image[..., ::-1].copy())[1]
-            rows = np.zeros((0, 15)) if faces is None else faces  # x, y, width, height, five landmarks, score
+            rows = look(view.image, settings.least_score)
             result.append(_found(rows[:, :4], rows[:, 14].tolist(), view.image, settings.least_score, "face"))
         return result
 
     return find
-
-
-def _open_yunet(model: bytes, height: int, width: int) -> Any:
-    """A network for pictures of one size, which OpenCV pads to multiples of 32."""
-    shape = (1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
-    fixed = np.frombuffer(with_input_size(model, shape), np.uint8)
-    return cv2.FaceDetectorYN.create("onnx", fixed, np.zeros(0, np.uint8), (width, height))
 
 
 def _found(boxes: Any, scores: Sequence[float], image: Rgb, least: float, phrase: str) -> list[Found]:
