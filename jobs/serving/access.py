@@ -14,9 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jobs.config import Section
 from jobs.serving.errors import error_body
+from jobs.serving.playground import FOLDER
 
 ANYONE = "anyone"  # whom everything belongs to when there are no keys
-OPEN = ("/healthz", "/docs", "/openapi.json")  # paths that need no key
+OPEN = ("/", "/healthz", "/docs", "/openapi.json")  # paths that need no key
 
 KeyName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
 KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -64,7 +65,7 @@ class Access:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         owner = ANYONE
-        if self._names and scope["path"] not in OPEN:
+        if self._names and scope["path"] not in OPEN and not scope["path"].startswith(FOLDER):
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             found = self._names.get(hashlib.sha256(key.strip().encode()).hexdigest())
             if scheme.lower() != "bearer" or found is None:

@@ -25,6 +25,7 @@ from jobs.serving.forms import Edit, form_description, read_edit
 from jobs.serving.hooks import Hooks
 from jobs.serving.metrics import Counted, Meters
 from jobs.serving.pictures import decode_base64, decode_reference
+from jobs.serving.playground import add_playground
 from jobs.serving.requests import (
     SUBJECT_ID,
     GenerationRequest,
@@ -72,6 +73,7 @@ def build_app(service: Service) -> FastAPI:
     _add_image_routes(app, service)
     _add_subject_routes(app, service)
     _add_telling_routes(app, service)
+    add_playground(app, service.served, keys=bool(access.keys))
     return app
 
 
