@@ -127,14 +127,12 @@ class Encoders:
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
         """Text states of prompts, padded and truncated to the tokenizer's length (77)."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return self._read(prompts).last_hidden_state
+
+    @torch.inference_mode()
+    def encode_sentences(self, prompts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """One state for each prompt: that of its end token, which has read all of it."""
+        return self._read(prompts).pooler_output
 
     @torch.inference_mode()
     def encode_targets(self, images: Sequence[Rgb]) -> Float[Tensor, "B C2 h w"]:
@@ -166,6 +164,16 @@ class Encoders:
             "text": (self.tokenizer.model_max_length, self.text_encoder.config.hidden_size),
             "vae": (2 * self.vae.config.latent_channels, latent, latent),
         }
+
+    def _read(self, prompts: Sequence[str]) -> Any:
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.text_encoder(tokens.input_ids.to(self.device))
 
     def _clip_pixels(self, squares: Sequence[Rgb]) -> Tensor:
         pixels = torch.stack([self.clip_preprocess(Image.fromarray(image)) for image in squares])

@@ -23,7 +23,6 @@ from flexip.diffusion import (
 )
 from flexip.encoders import Detail, Encoders
 from flexip.gate import Gate
-from flexip.model import FlexIP
 from flexip.precision import Precision, arithmetic
 from flexip.rows import DATASETS, DatasetName
 
@@ -48,6 +47,18 @@ class Noising:
 
 
 @dataclass(frozen=True)
+class Noised:
+    """Latents of a batch at their noise, what is to be predicted, and what each row loses."""
+
+    noisy: Float[Tensor, "B C h w"]
+    truth: Float[Tensor, "B C h w"]
+    timesteps: Int[Tensor, " B"]
+    alpha_bar: Float[Tensor, " B"]
+    lose_text: Bool[Tensor, " B"]
+    lose_image: Bool[Tensor, " B"]
+
+
+@dataclass(frozen=True)
 class Batch:
     """One batch with every random draw already made, so that a step is a function of it alone."""
 
@@ -66,7 +77,7 @@ class Batch:
 class TrainState:
     """What a resumed run needs beside the data: all draws are functions of (seed, step), so no generator is kept."""
 
-    model: FlexIP
+    model: Any  # FlexIP, or another that has `trainable`
     optimizer: torch.optim.Optimizer
     step: int = 0
     ema: float = 0.0  # largest decay of the average; 0 keeps none
@@ -98,25 +109,38 @@ def build_batch(
     cls, patches, text, moments = (
         torch.from_numpy(np.asarray(columns[family])).to(device, dtype) for family in ("clip", detail, "text", "vae")
     )
-    rows, steps = len(cls), len(noising.alphas_cumprod)
+    noised = noise_rows(moments, drops, noising, row_seeds)
+    rows, abar = len(cls), noised.alpha_bar
+    return Batch(
+        cls=cls,
+        patches=patches,
+        text=without_text(text, noised.lose_text, noising),
+        noisy=noised.noisy,
+        truth=noised.truth,
+        timesteps=noised.timesteps,
+        keep=~noised.lose_image,
+        gate=Gate.dial(gamma, rows),
+        weight=torch.ones_like(abar) if min_snr is None else min_snr_weight(abar, min_snr, noising.prediction_type),
+    )
+
+
+def noise_rows(moments: Float[Tensor, "B C2 h w"], drops: Drops, noising: Noising, row_seeds: np.ndarray) -> Noised:
+    """Draw latents, noise, timestep and drops of each row from its own seed, and noise it."""
+    device, dtype = moments.device, moments.dtype
     shape = (moments.shape[1] // 2, *moments.shape[2:])
-    draws = [_row_draws(int(seed), shape, steps, drops) for seed in row_seeds]
+    draws = [_row_draws(int(seed), shape, len(noising.alphas_cumprod), drops) for seed in row_seeds]
     posterior, noise = (torch.stack([d[i] for d in draws]).to(device, dtype) for i in (0, 1))
     timesteps, lose_text, lose_image = (torch.stack([d[i] for d in draws]).to(device) for i in (2, 3, 4))
     latents = sample_posterior(moments, posterior, noising.scaling_factor)
     abar = alphas_bar(noising.alphas_cumprod, timesteps).to(dtype)
-    empty = noising.unconditional_text.to(device, dtype).expand(rows, -1, -1)
-    return Batch(
-        cls=cls,
-        patches=patches,
-        text=torch.where(lose_text[:, None, None], empty, text),
-        noisy=add_noise(latents, noise, abar),
-        truth=target(latents, noise, abar, noising.prediction_type),
-        timesteps=timesteps,
-        keep=~lose_image,
-        gate=Gate.dial(gamma, rows),
-        weight=torch.ones_like(abar) if min_snr is None else min_snr_weight(abar, min_snr, noising.prediction_type),
-    )
+    noisy, truth = add_noise(latents, noise, abar), target(latents, noise, abar, noising.prediction_type)
+    return Noised(noisy, truth, timesteps, abar, lose_text, lose_image)
+
+
+def without_text(text: Float[Tensor, "B L D"], lost: Bool[Tensor, " B"], noising: Noising) -> Float[Tensor, "B L D"]:
+    """The text of each row, and that of the empty prompt in rows that lost theirs."""
+    empty = noising.unconditional_text.to(text.device, text.dtype).expand(len(text), -1, -1)
+    return torch.where(lost[:, None, None], empty, text)
 
 
 def draw_gamma(bounds: tuple[float, float], row_seed: int) -> float:
@@ -142,10 +166,11 @@ def batch_loss(model: Any, batch: Batch) -> Float[Tensor, " B"]:
 
 def train_step(
     state: TrainState,
-    batch: Batch | Sequence[Batch],
+    batch: Batch | Sequence[Any],
     grad_clip: float = 1.0,
     reduce: Callable[[Sequence[Tensor]], None] | None = None,
     precision: Precision = "fp32",
+    loss: Callable[[Any, Any], Float[Tensor, " B"]] = batch_loss,
 ) -> Float[Tensor, ""]:
     """One optimiser step; returns the detached mean loss on the device, without waiting for it.
 
@@ -153,9 +178,10 @@ def train_step(
         batch: the rows of the step, or several parts of equal size whose gradients are accumulated.
         reduce: averages the gradients over the processes of the training, in place; None where there is one.
         precision: bf16 computes the prediction in half precision; parameters, loss and averages stay single.
+        loss: of each row, given the model and a batch; another model has another.
     """
     parameters = list(state.model.trainable().values())
-    total = accumulate_gradients(state, [batch] if isinstance(batch, Batch) else batch, precision)
+    total = accumulate_gradients(state, [batch] if isinstance(batch, Batch) else batch, precision, loss)
     if reduce:
         reduce([p.grad for p in parameters if p.grad is not None])
     torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
@@ -165,15 +191,20 @@ def train_step(
     return total
 
 
-def accumulate_gradients(state: TrainState, parts: Sequence[Batch], precision: Precision = "fp32") -> Float[Tensor, ""]:
+def accumulate_gradients(
+    state: TrainState,
+    parts: Sequence[Any],
+    precision: Precision = "fp32",
+    loss: Callable[[Any, Any], Float[Tensor, " B"]] = batch_loss,
+) -> Float[Tensor, ""]:
     """Forward and backward pass of all parts, gradients anew; returns the detached mean loss."""
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=parts[0].noisy.device)
     for part in parts:
         with arithmetic(part.noisy.device.type, precision):
-            loss = batch_loss(state.model, part).mean() / len(parts)
-        loss.backward()
-        total += loss.detach()
+            mean = loss(state.model, part).mean() / len(parts)
+        mean.backward()
+        total += mean.detach()
     return total
 
 
@@ -186,7 +217,7 @@ def update_average(average: Mapping[str, Tensor], parameters: Mapping[str, Tenso
     torch._foreach_lerp_(list(average.values()), [parameters[name] for name in average], 1 - decay)
 
 
-def new_state(model: FlexIP, learning_rate: float, weight_decay: float, ema: float = 0.0) -> TrainState:
+def new_state(model: Any, learning_rate: float, weight_decay: float, ema: float = 0.0) -> TrainState:
     """AdamW over the trainable parameters alone, and their average when `ema` is above 0."""
     optimizer = torch.optim.AdamW(model.trainable().values(), lr=learning_rate, weight_decay=weight_decay)
     average = {name: p.detach().clone() for name, p in model.trainable().items()} if ema else {}
