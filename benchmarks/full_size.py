@@ -29,10 +29,15 @@ def encoder_flops(side: int) -> dict[str, int]:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    autoencoder: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+    }
     vision: Any = open_clip.get_model_config("ViT-H-14")
     with torch.device("meta"):
-        vae = AutoencoderKL(**blocks, block_out_channels=(128, 256, 512, 512), layers_per_block=2)
+        vae = AutoencoderKL(**autoencoder)
         dino = Dinov2Model(Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=224))
         text = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
         clip = open_clip.CLIP(**vision)

@@ -136,7 +136,8 @@ def system_metrics(uri: str, run_id: str, every: float, machine: str) -> Iterato
     open_client(uri)  # which keeps MLflow quiet
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(run_id, every, resume_logging=True, node_id=machine, tracking_uri=uri)
+    interval: Any = every  # fractions are fine, though MLflow declares whole seconds
+    monitor = SystemMetricsMonitor(run_id, interval, resume_logging=True, node_id=machine, tracking_uri=uri)
     monitor.start()
     try:
         yield
