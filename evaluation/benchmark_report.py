@@ -155,7 +155,7 @@ def _gallery(report: Report) -> list[dict[str, Any]]:
             seed = min(answer.cell.seed for answer in answers)
             first = [answer for answer in answers if answer.cell.seed == seed]
             first.sort(key=lambda answer: -1 if answer.cell.gamma is None else answer.cell.gamma)
-            strips.append(_Strip(method, [(_dial(answer), tile(answer.photo.image)) for answer in first]))
+            strips.append(_Strip(method, [(_dial(answer), tile(answer.image)) for answer in first]))
         references = [tile(report.benchmark.subject(name).reference.image) for name in case.subjects]
         if strips:
             shown.append({"unit": case.unit, "prompt": case.prompt, "references": references, "strips": strips})
@@ -175,7 +175,7 @@ def _worst(report: Report, column: Column) -> list[dict[str, Any]]:
                 "value": value,
                 "title": f"{answer.cell.method} {_dial(answer)}".strip(),
                 "prompt": case.prompt,
-                "picture": tile(answer.photo.image),
+                "picture": tile(answer.image),
                 "reference": tile(report.benchmark.subject(case.subjects[0]).reference.image),
             }
         )

@@ -87,7 +87,7 @@ def make_trials(
     spread = np.linspace(0, len(complete) - 1, min(len(complete), max(1, most // len(QUESTIONS)))).round().astype(int)
     for case in (complete[i] for i in spread):
         reference = tile(benchmark.subject(case.subjects[0]).reference.image)
-        pictures = [(m, tile(found[case.unit, case.number, m].photo.image)) for m in methods]
+        pictures = [(m, tile(found[case.unit, case.number, m].image)) for m in methods]
         for question in QUESTIONS:
             name = f"{question}-{case.unit}-{case.number}"
             trials.append(Trial(name, question, case.unit, case.prompt, reference, _coded(name, pictures)))
