@@ -44,15 +44,25 @@ class Answer:
     cell: Cell
     source: Path | Photo
 
-    @cached_property
+    @property
     def photo(self) -> Photo:
-        """Its bytes, read now. Raises BenchmarkError when the file is gone."""
+        """Its bytes, read now and not kept. Raises BenchmarkError when the file is gone."""
         if isinstance(self.source, Photo):
             return self.source
         try:
             return Photo(self.source.read_bytes(), str(self.source))
         except OSError as error:
             raise BenchmarkError(f"{self.source}: cannot be read ({error.strerror})") from error
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the bytes, hex."""
+        return self.photo.digest
+
+    @property
+    def image(self) -> Rgb:
+        """RGB, decoded now. Raises BenchmarkError for what is no picture."""
+        return self.photo.image
 
 
 def write_answer(root: Path, cell: Cell, image: Rgb, prompt: str, maker: str) -> Path:

@@ -27,9 +27,9 @@ class Photo:
         """SHA-256 of the bytes, hex."""
         return hashlib.sha256(self.data).hexdigest()
 
-    @cached_property
+    @property
     def image(self) -> Rgb:
-        """RGB. Raises BenchmarkError for bytes that are no picture."""
+        """RGB, decoded now: a benchmark's pixels would not fit into memory. Raises BenchmarkError for no picture."""
         try:
             return decode_image(self.data)
         except ImageError as error:

@@ -12,9 +12,12 @@ from jaxtyping import Float
 from PIL import Image
 
 from evaluation.metrics import mean_patch
+from evaluation.pocket import read_values
 from flexip import pocket
 from flexip.encoders import fingerprint
 from flexip.images import Rgb, pad_square, resize
+from flexip.pocket.oracle import ATTRIBUTES, OracleName
+from flexip.pocket.pretrain_oracle import load_oracle
 
 Vectors = Float[np.ndarray, "items width"]
 
@@ -136,6 +139,17 @@ def _pocket_dino(device: str) -> Eye:
         return mean_patch(patches.float().cpu().numpy())
 
     return Eye("pocket DINOv2", weights, f"padded to a square, {side} px, bicubic, antialiased", see)
+
+
+def oracle_eye(name: OracleName) -> Eye:
+    """An oracle of the pocket world, whose vector holds the index of the value read for each of ATTRIBUTES."""
+    oracle = load_oracle(pocket.weights_path(), name)
+
+    def see(images: Sequence[Rgb]) -> Vectors:
+        values = read_values(oracle, [resize(pad_square(image), (64, 64)) for image in images])
+        return np.stack([values[attribute] for attribute in ATTRIBUTES], axis=1).astype(np.float32)
+
+    return Eye(f"pocket oracle {name}", fingerprint(oracle.state_dict().items(), ""), "64 px, bicubic", see)
 
 
 _HINT = "give a name whose weights are on this machine or can be downloaded, or `pocket`"

@@ -90,7 +90,7 @@ def gate_sweep(method: str, identity: Column, text: Column) -> GateSweep | None:
         return None
     units = sorted({cell.unit for cell in identity.values if cell.method == method})
     kept, said = (_table(column, method, units, gammas) for column in (identity, text))
-    whole = np.isfinite(kept).all(axis=1) & np.isfinite(said).all(axis=1)
+    whole = np.asarray(np.isfinite(kept).all(axis=1) & np.isfinite(said).all(axis=1))
     if not whole.any():
         return None
     corner = np.array([_control(identity, "wrong subject"), _control(text, "copy")])

@@ -222,4 +222,6 @@ def _text(file: Path) -> str:
 def _checked(name: str, subjects: Sequence[Subject], cases: Sequence[Case], where: Path) -> Benchmark:
     if not subjects or not cases:
         raise BenchmarkError(f"{where}: {len(subjects)} subjects, {len(cases)} cases; a benchmark has both")
+    if joined := next((subject.name for subject in subjects if "+" in subject.name), None):
+        raise BenchmarkError(f"{where}: subject = {joined!r}; + joins several subjects of one picture, name it without")
     return Benchmark(name, tuple(subjects), tuple(cases))

@@ -157,7 +157,10 @@ def _flags(
         found = standings.get((entry, column.name))
         return sign * float(found.interval.mean) if found else float("nan")
 
-    best = np.nanmax([mean(entry) for entry in entries]) if entries else np.nan
+    known = [value for value in map(mean, entries) if np.isfinite(value)]
+    if not known:
+        return ()
+    best = max(known)
     copy, wrong = (mean(Entry(name, None)) for name in CONTROLS)
     flags = []
     if np.isfinite(copy) and copy >= best:

@@ -1,24 +1,24 @@
 """Answers to numbers: every metric that the given eyes allow, each a column with its protocol."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
-from torch import nn
 
 from evaluation import metrics
 from evaluation.answers import Answer, Cell
 from evaluation.benchmarks import Benchmark, BenchmarkError, Photo
 from evaluation.cache import VectorCache
 from evaluation.eyes import Eye
-from evaluation.faces import FaceReader, score_faces
+from evaluation.faces import FaceReader, Faces, score_faces
 from evaluation.metrics import References
-from evaluation.pocket import read_values
 from evaluation.protocol import Protocol, only_protocol
-from flexip.images import Mask, Rgb, resize
+from flexip.images import Mask, Rgb
 from flexip.pocket.oracle import ATTRIBUTES
+
+FACES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Judges:
     iqa: Eye | None = None
     aesthetics: tuple[Eye, ...] = ()
     faces: FaceReader | None = None
-    oracles: Mapping[str, nn.Module] = field(default_factory=dict)  # readers of a prompt's truth; of the pocket world
+    oracles: tuple[Eye, ...] = ()  # readers of what a prompt states, see `oracle_eye`
     masker: Masker | None = None
 
 
@@ -93,7 +93,8 @@ class Scoring:
             *(("SIM-I", e) for e in self.judges.others),
         ]
         for metric, eye in named:
-            images, policies = self._seen(eye), ("all", "unseen") if eye is not self.judges.clip else ("all",)
+            images = self._seen(eye)
+            policies: tuple[References, ...] = ("all",) if eye is self.judges.clip else ("all", "unseen")
             for policy in policies:
                 name = metric if policy == "all" else f"{metric} unseen"
                 protocol = Protocol(name, eye.name, eye.weights, eye.resize, policy)
@@ -140,11 +141,10 @@ class Scoring:
                 wanted[subject.name] = seen.embeddings[0]
         truth = {(case.unit, case.number): dict(case.truth) for case in self.benchmark.cases}
         scores = np.full((len(self.answers), 4), np.nan)
-        for i, answer in enumerate(self.answers):
+        for i, (answer, found) in enumerate(zip(self.answers, self._read(reader), strict=True)):
             people, asked = answer.cell.unit.split("+"), truth[answer.cell.unit, answer.cell.number]
             if not all(name in wanted for name in people):
                 continue
-            found = reader.read([answer.photo.image])[0]
             state = [[asked.get(name)] * len(people) for name in ("expression", "pose")]
             score = score_faces(found, np.stack([wanted[name] for name in people]), *state)
             scores[i] = (score.similarity, score.detected, score.expression, score.pose)
@@ -153,20 +153,24 @@ class Scoring:
             protocol = Protocol(name, reader.name, reader.weights, references="shown" if column == 0 else "")
             yield self._column(protocol, scores[:, column], role)
 
+    def _read(self, reader: FaceReader) -> Iterator[Faces]:
+        for start in range(0, len(self.answers), FACES_AT_ONCE):
+            yield from reader.read([answer.image for answer in self.answers[start : start + FACES_AT_ONCE]])
+
     def _truths(self) -> Iterator[Column]:
         """Share of what the prompt states that the oracles read, where a prompt says what can be read off."""
         truth = {(case.unit, case.number): dict(case.truth) for case in self.benchmark.cases}
         if not self.judges.oracles or not any(truth.values()):
             return
-        images = [resize(answer.photo.image, (64, 64)) for answer in self.answers]
-        right = []
-        for oracle in self.judges.oracles.values():
-            values, rows = read_values(oracle, images), []
+        right, names = [], list(ATTRIBUTES)
+        for oracle in self.judges.oracles:
+            values, rows = self._seen(oracle), []
             for i, answer in enumerate(self.answers):
                 stated = truth[answer.cell.unit, answer.cell.number].items()
-                rows.append(np.mean([values[name][i] == ATTRIBUTES[name].index(word) for name, word in stated]))
+                rows.append(np.mean([values[i, names.index(a)] == ATTRIBUTES[a].index(word) for a, word in stated]))
             right.append(rows)
-        protocol = Protocol("Edit obeyed", "pocket oracles", "+".join(self.judges.oracles), "64 px")
+        weights = "+".join(oracle.weights for oracle in self.judges.oracles)
+        protocol = Protocol("Edit obeyed", "pocket oracles", weights, self.judges.oracles[0].resize)
         yield self._column(protocol, np.mean(right, axis=0), "text")
 
     def _spread(self) -> Iterator[Column]:
@@ -191,11 +195,11 @@ class Scoring:
             yield self._column(protocol, values, rising=False)
 
     def _seen(self, eye: Eye) -> Float[np.ndarray, "answers width"]:
-        return self._vectors(eye, [answer.photo for answer in self.answers])
+        return self._vectors(eye, self.answers)
 
-    def _vectors(self, eye: Eye, photos: Sequence[Photo]) -> Float[np.ndarray, "photos width"]:
-        digests = [photo.digest for photo in photos]
-        return self.cache.vectors(eye.maker, digests, lambda rows: eye.see([photos[i].image for i in rows]))
+    def _vectors(self, eye: Eye, pictures: Sequence[Answer | Photo]) -> Float[np.ndarray, "pictures width"]:
+        digests = [picture.digest for picture in pictures]
+        return self.cache.vectors(eye.maker, digests, lambda rows: eye.see([pictures[i].image for i in rows]))
 
     def _column(
         self, protocol: Protocol, values: Float[np.ndarray, " answers"], role: str = "", rising: bool = True
@@ -208,7 +212,7 @@ def readable(answers: Sequence[Answer]) -> tuple[list[Answer], list[str]]:
     good, bad = [], []
     for answer in answers:
         try:
-            _ = answer.photo.image
+            _ = answer.image
             good.append(answer)
         except BenchmarkError as error:
             bad.append(str(error))
