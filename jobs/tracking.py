@@ -39,6 +39,7 @@ def open_client(uri: str) -> "MlflowClient":
         UserError: the address is none that MLflow can open.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, hence the late imports
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the job speaks in lines of its own
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
