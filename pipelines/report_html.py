@@ -211,7 +211,7 @@ def _histogram(name: str, values: Sequence[tuple[float, bool]], settings: Curati
     bars = [(100 * i / BINS, 100 * y / top, 100 * n / top) for i, (y, n) in enumerate(zip(yes, no, strict=True))]
     lines = [100 * (limit - low) / (high - low) for limit in drawn if low <= limit <= high]
     middle = float(np.median(numbers))
-    same = {"title": title, "unit": unit, "low": f"{low:.3g}", "high": f"{high:.3g}", "median": f"{middle:.3g}"}
+    same = {"title": title, "unit": unit, "low": _short(low), "high": _short(high), "median": _short(middle)}
     return {**same, "bars": bars, "lines": lines, "width": 100 / BINS, "number": len(numbers)}
 
 
@@ -240,3 +240,8 @@ def _stage_rows(times: Sequence[StageTime]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _short(value: float) -> str:
+    """Three digits, or all of a number that has more before its point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
