@@ -62,7 +62,7 @@ def facts(served: Served, keys: bool) -> dict[str, Any]:
     """What the page has to know of the service before anybody has given a key."""
     fields = ImageRequest.model_fields
     return {
-        "model": served.name,
+        "models": [model.name for model in served.models.all()],
         "size": served.size,
         "keys": keys,
         "limits": served.limits.model_dump(include={"steps", "body_mb", "image_megapixels"}),

@@ -12,6 +12,7 @@ const PREVIEWS = 3;
 
 const $ = (id) => document.getElementById(id);
 const served = await (await fetch("playground/service.json")).json();
+$("model").replaceChildren(...served.models.map((name) => new Option(name)));
 const stage = new Stage();
 const pad = new Pad($("pad"), moved, released);
 const subjects = new Subjects($("subjects"), served.subjects, refused, chosen);
@@ -27,6 +28,7 @@ const way = () => document.querySelector("[name=way]:checked").value;
 
 function asked() {
   const body = {
+    model: $("model").value,
     prompt: $("prompt").value,
     num_inference_steps: number("steps"),
     guidance_scale: number("guidance"),
@@ -238,6 +240,7 @@ function useAgain() {
   $("steps").value = receipt.steps;
   $("guidance").value = receipt.guidance_scale;
   $("solver").value = receipt.solver;
+  if (served.models.includes(receipt.model)) $("model").value = receipt.model;
   const drawn = receipt.subjects[0];
   const subject = drawn ? subjects.bySha256(drawn.sha256) : subjects.all[0];
   if (drawn) $("cut").checked = drawn.cut_out;
@@ -300,7 +303,7 @@ addEventListener("drop", (event) => {
 
 // ---- at the start ----
 
-$("served").textContent = `${served.model} · ${served.size.replace("x", " × ")} px`;
+$("served").textContent = `${served.size.replace("x", " × ")} px`;
 $("steps").value = served.defaults.num_inference_steps;
 $("guidance").value = served.defaults.guidance_scale;
 $("access").hidden = !served.keys;

@@ -3,6 +3,8 @@
 const FIELDS = { // of a request -> [the line that speaks of it, the inputs that are wrong]
   prompt: ["prompt", "prompt"],
   negative_prompt: ["negative", "negative"],
+  solver: ["negative", "solver"],
+  model: ["negative", "model"],
   seed: ["numbers", "seed"],
   num_inference_steps: ["numbers", "steps"],
   guidance_scale: ["numbers", "guidance"],
