@@ -53,8 +53,8 @@ class Batch:
 
 def admit(engine: Engine, requests: Sequence[Request], keys: Sequence[Hashable]) -> Batch:
     """The requests before their first step: encoders run, and everything is projected for every layer, once."""
-    skipped = [r.steps - r.calls for r in requests]
     walks: list[tuple[Solver, int, int]] = [(r.solver, r.steps, r.steps - r.calls) for r in requests]
+    skipped = [begin for _, _, begin in walks]
     schedules = {walk: solver_schedule(engine.pipe.scheduler.config, *walk) for walk in {*walks}}
     noise = [draw_noise(engine, r) for r in requests]
     shape = _latent_shape(engine)

@@ -1,9 +1,11 @@
 """Draw pictures of a subject from a checkpoint, without a server; or draw one again from its receipt.
 
 python -m jobs.generate --checkpoint demo_output/train/checkpoint --subject subject.png --prompt "on a beach"
+python -m jobs.generate --checkpoint demo_output/train/checkpoint --subject subject.png --prompt "snow" --sweep 0,0.5,1
 python -m jobs.generate --checkpoint demo_output/train/checkpoint --subject subject.png --from generated/00000.png
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,7 +16,7 @@ from flexip.calibration import Calibration
 from flexip.canvas import Canvas
 from flexip.checkpoint import load_checkpoint
 from flexip.engine import Engine
-from flexip.images import Rgb, decode_image, decode_painted, encode_png
+from flexip.images import Rgb, decode_image, decode_painted, encode_png, grid
 from flexip.sampler import sample
 from flexip.solvers import Solver
 from jobs.config import JobConfig, load
@@ -82,6 +84,9 @@ class GenerateConfig(JobConfig):
     gamma: Several[Weight] = Field(
         default=[0.5], description="the dial: 0 obeys the prompt, 1 keeps the subject; one, or one for each subject"
     )
+    sweep: Several[Weight] = Field(
+        default=[], description="gammas that are drawn one after the other, e.g. 0,0.25,0.5,0.75,1, instead of gamma"
+    )
     identity: Several[float] = Field(
         default=[], description="how much identity to keep, instead of gamma; needs a checkpoint with a calibration"
     )
@@ -108,6 +113,10 @@ class GenerateConfig(JobConfig):
             raise ValueError("preservation and personalization: give both weights, or gamma alone")
         if self.identity and ("gamma" in self.model_fields_set or self.preservation):
             raise ValueError("identity: given together with gamma or the two weights; give one of them")
+        if self.sweep and ("gamma" in self.model_fields_set or self.preservation or self.identity):
+            raise ValueError("sweep: given together with another gate; give one of them")
+        if self.sweep and not self.subject:
+            raise ValueError("subject: missing beside the sweep, which says how much of it; give its picture")
         return self
 
     @model_validator(mode="after")
@@ -170,15 +179,23 @@ def run(config: GenerateConfig) -> list[Path]:
     for number, subject in enumerate(shown, 1):
         name = "reference.png" if number == 1 else f"reference-{number}.png"
         (config.output / name).write_bytes(encode_png(subject.reference))
-    paths = [config.output / f"{receipt.seed:05d}.png" for receipt in receipts]
+    paths = [config.output / f"{receipt.seed:05d}{_sweep_mark(config, n)}.png" for n, receipt in enumerate(receipts)]
     for path, image, receipt in zip(paths, drawn, receipts, strict=True):
         path.write_bytes(picture_file(image, receipt))
+    if config.sweep:
+        rows = [drawn[first : first + len(config.sweep)] for first in range(0, len(drawn), len(config.sweep))]
+        (config.output / "sweep.png").write_bytes(encode_png(grid(rows)))
     say("generate", f"{len(paths)} pictures in {config.output}")
     return paths
 
 
+def _sweep_mark(config: GenerateConfig, number: int) -> str:
+    """What tells pictures of one seed apart."""
+    return f"-{config.sweep[number % len(config.sweep)]:g}" if config.sweep else ""
+
+
 def _receipts(config: GenerateConfig, engine: Engine) -> list[Receipt]:
-    """One a picture, with the seeds counting up."""
+    """One a picture, with the seeds counting up; in a sweep, one for each gamma of each seed."""
     receipt = Receipt(
         model="flexip",
         weights=engine.digest,
@@ -188,18 +205,21 @@ def _receipts(config: GenerateConfig, engine: Engine) -> list[Receipt]:
         guidance_scale=config.guidance_scale,
         steps=config.steps,
         solver=config.solver,
-        subjects=_subjects(config, engine.calibration),
         software=software(),
     )
     if config.canvas is not None and config.canvas_mask is not None:
         canvas, mask = (sha256(path.read_bytes()) for path in (config.canvas, config.canvas_mask))
         receipt = replace(receipt, canvas=DrawnCanvas(canvas, mask, config.strength))
-    return [replace(receipt, seed=config.seed + index) for index in range(config.images)]
+    seeds = range(config.seed, config.seed + config.images)
+    gates = [[(gamma, 1 - gamma)] for gamma in config.sweep] or [_weights(config, engine.calibration)]
+    groups = [_subjects(config, weights) for weights in gates]
+    return [replace(receipt, seed=seed, subjects=subjects) for seed in seeds for subjects in groups]
 
 
-def _subjects(config: GenerateConfig, calibration: Calibration | None) -> tuple[DrawnSubject, ...]:
-    count, gates = len(config.subject), _weights(config, calibration)
-    gates = gates * count if len(gates) == 1 else gates
+def _subjects(config: GenerateConfig, gates: Sequence[tuple[float, float]]) -> tuple[DrawnSubject, ...]:
+    """The subjects, each with its own gate or all with the one."""
+    count = len(config.subject)
+    gates = [*gates] * count if len(gates) == 1 else gates
     boxes = config.box or [None] * count
     masks = [sha256(path.read_bytes()) for path in config.mask] or [None] * count
     return tuple(

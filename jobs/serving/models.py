@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,7 +91,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise CheckpointError(f"checkpoint {source}: not in the registry {self._uri}") from error
+            raise CheckpointError(f"checkpoint {source}: the registry knows no such version") from error
 
     def fetch(self, source: str, version: str, folder: str) -> Path:
         """The files of a version, in the folder."""
@@ -98,7 +99,7 @@ class Registry:
 
         found = re.fullmatch(REGISTERED, source)
         assert found is not None
-        uri = f"models:/{found['name']}/{version}"
+        uri = self._client.get_model_version_download_uri(found["name"], version)
         return Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._uri))
 
 
@@ -113,16 +114,13 @@ def load_models(sources: Mapping[str, str], registry: Registry | None, device: s
     engine = replace(first.engine, references=ReferenceCache(first.engine.encoders, cache_bytes))
     shelf = Shelf(replace(first, engine=engine))
     for name, source in others:
-        shelf.put(_loaded(name, source, registry, lambda path: load_beside(engine, path)))
+        shelf.put(_loaded(name, source, registry, partial(load_beside, engine)))
     return shelf
 
 
 def follow(shelf: Shelf, sources: Mapping[str, str], registry: Registry, seconds: float) -> threading.Thread:
     """A thread that looks, every so many seconds, whether an alias has moved, and then loads what it stands for."""
-    passed_over: dict[str, str] = {}
-    thread = threading.Thread(
-        target=_follow, args=(shelf, sources, registry, seconds, passed_over), name="models", daemon=True
-    )
+    thread = threading.Thread(target=_follow, args=(shelf, sources, registry, seconds), name="models", daemon=True)
     thread.start()
     return thread
 
@@ -130,38 +128,40 @@ def follow(shelf: Shelf, sources: Mapping[str, str], registry: Registry, seconds
 def refresh(shelf: Shelf, sources: Mapping[str, str], registry: Registry, passed_over: dict[str, str]) -> None:
     """Puts what the aliases stand for now on the shelf.
 
-    A version that cannot be loaded is logged, noted in `passed_over`, and the model that is there stays.
+    Whatever goes wrong is logged, and the model that is there stays. A version that is no checkpoint for this shelf is
+    noted in `passed_over`; anything else is tried again the next time.
     """
     for name, source in sources.items():
-        kept = shelf.get(name)
+        kept, version = shelf.get(name), ""
         if kept is None or not kept.version:
             continue
-        version = registry.version(source)
-        if version in (kept.version, passed_over.get(name)):
-            continue
         try:
-            shelf.put(_loaded(name, source, registry, lambda path, kept=kept: load_beside(kept.engine, path)))
-        except Exception as error:  # of whatever kind: what is served must not suffer from what is not
+            version = registry.version(source)
+            if version not in (kept.version, passed_over.get(name)):
+                shelf.put(_fetched(name, source, version, registry, partial(load_beside, kept.engine)))
+        except CheckpointError as error:
             passed_over[name] = version
-            log_error(f"version {version} of a model was not loaded; {kept.version} stays", error)
+            log_error(f"version {version} of a model cannot be served; {kept.version} stays", error)
+        except Exception as error:  # of whatever kind: what is served must not suffer from it
+            log_error("the registry of models was not read", error)
 
 
-def _follow(shelf: Shelf, sources: Mapping[str, str], registry: Registry, seconds: float, passed_over: dict) -> None:
+def _follow(shelf: Shelf, sources: Mapping[str, str], registry: Registry, seconds: float) -> None:
+    passed_over: dict[str, str] = {}
     while True:
         time.sleep(seconds)
-        try:
-            refresh(shelf, sources, registry, passed_over)
-        except Exception as error:  # the registry does not answer: it is asked again
-            log_error("the registry of models was not read", error)
+        refresh(shelf, sources, registry, passed_over)
 
 
 def _loaded(name: str, source: str, registry: Registry | None, load: Callable[[Path], Engine]) -> Model:
     if not source.startswith("models:"):
-        model = Model(name, load(Path(source)))
-    else:
-        assert registry is not None  # the configuration sees to it
-        version = registry.version(source)
-        with tempfile.TemporaryDirectory(prefix="flexip-model-") as folder:
-            model = Model(name, load(registry.fetch(source, version, folder)), version)
-    LOGGER.info("model %s %s: %s is loaded", name, model.version, model.engine.digest[:16])
+        return Model(name, load(Path(source)))
+    assert registry is not None  # the configuration sees to it
+    return _fetched(name, source, registry.version(source), registry, load)
+
+
+def _fetched(name: str, source: str, version: str, registry: Registry, load: Callable[[Path], Engine]) -> Model:
+    with tempfile.TemporaryDirectory(prefix="flexip-model-") as folder:
+        model = Model(name, load(registry.fetch(source, version, folder)), version)
+    LOGGER.info("model %s: version %s, %s, is loaded", name, version, model.engine.digest[:16])
     return model

@@ -131,15 +131,13 @@ def check(asked: Asked, served: Served) -> None:
 
 
 def _check_steps(asked: Asked, most: int) -> None:
-    request = asked.request
-    steps, name = request.num_inference_steps, "num_inference_steps"
-    also = " with lcm" if request.solver == "lcm" and most > MOST_LCM_STEPS else ""
-    if also:
-        most = MOST_LCM_STEPS
-    if steps > most:
-        raise RequestError(f"{name} = {steps}: should be less than or equal to {most}{also}", name, status=422)
+    steps, name = asked.request.num_inference_steps, "num_inference_steps"
+    few = asked.request.solver == "lcm" and most > MOST_LCM_STEPS
+    if steps > (MOST_LCM_STEPS if few else most):
+        told = f"{MOST_LCM_STEPS} with lcm" if few else f"{most}"
+        raise RequestError(f"{name} = {steps}: should be less than or equal to {told}", name, status=422)
     if asked.strength is not None and int(steps * asked.strength) < 1:
-        message = f"strength = {asked.strength:g}: of {steps} steps that is less than one; send at least {1 / steps:g}"
+        message = f"strength = {asked.strength:g}: of {steps} steps that is less than one; send more of either"
         raise RequestError(message, "strength", status=422)
 
 

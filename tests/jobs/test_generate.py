@@ -57,7 +57,7 @@ def test_a_group_painted_into_a_canvas_is_drawn_again_from_its_receipt(untrained
     where.write_bytes(encode_png(np.repeat(np.arange(8, dtype=np.uint8) // 4 * 255, 8 * 3).reshape(8, 8, 3)))
     files = ["--subject", str(picture), "--subject", str(other), "--canvas", str(canvas), "--canvas-mask", str(where)]
     gates = ["--gamma", "0.9", "--gamma", "0.2", "--box", "0,0,0.5,1", "--box", "0.5,0,1,1"]
-    main(words(untrained_checkpoint, tmp_path, *files, *gates, "--strength", "0.7", "--solver", "lcm", "--steps", "4"))
+    main(words(untrained_checkpoint, tmp_path, *files, *gates, "--strength", "0.7", "--solver", "lcm"))
     original = tmp_path / "00000.png"
     receipt = read_receipt(original.read_bytes())
     assert [(s.preservation, s.box) for s in receipt.subjects] == [(0.9, (0, 0, 0.5, 1)), (0.2, (0.5, 0, 1, 1))]
@@ -70,6 +70,16 @@ def test_a_group_painted_into_a_canvas_is_drawn_again_from_its_receipt(untrained
     again = ["--checkpoint", str(untrained_checkpoint), "--output", str(tmp_path / "again"), "--from", str(original)]
     main([*again, *files])
     assert (tmp_path / "again" / "00000.png").read_bytes() == original.read_bytes()
+
+
+def test_a_sweep_draws_each_gamma_of_each_seed(untrained_checkpoint, picture, tmp_path) -> None:
+    asked = ["--subject", str(picture), "--guidance_scale", "1"]
+    main(words(untrained_checkpoint, tmp_path, *asked, "--sweep", "0,0.75", "--images", "2"))
+    names = ["00000-0.75.png", "00000-0.png", "00001-0.75.png", "00001-0.png"]
+    assert sorted(path.name for path in tmp_path.glob("0*")) == names
+    gates = [read_receipt((tmp_path / name).read_bytes()).subjects[0].preservation for name in names]
+    assert gates == [0.75, 0, 0.75, 0]
+    assert decode_image((tmp_path / "sweep.png").read_bytes()).shape == (2 * 66 + 2, 2 * 66 + 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,8 @@ def test_identity_is_asked_for_by_its_amount(untrained_checkpoint, picture, tmp_
         (["--subject", "x.png", "--box", "0,0,1"], "box"),
         (["--canvas", "x.png"], "canvas and canvas_mask: give both"),
         (["--strength", "0.5"], "strength: there is no canvas"),
+        (["--sweep", "0,1"], "subject: missing beside the sweep"),
+        (["--subject", "x.png", "--sweep", "0,1", "--gamma", "1"], "sweep: given together with another gate"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--imges", "2"], "did you mean --images?"),
     ],

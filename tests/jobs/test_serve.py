@@ -1,6 +1,7 @@
 """The service as a client meets it: a real Ray Serve application, an untrained checkpoint, real HTTP."""
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from flexip.calibration import Calibration
 from flexip.checkpoint import store_calibration
@@ -201,6 +203,32 @@ def test_the_official_client_edits(official, client, picture, reference):
             assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
 
 
+def test_the_official_client_paints_into_a_canvas_beside_other_requests(official, client, picture, reference):
+    holes = np.full((64, 64, 4), 255, np.uint8)
+    holes[:32, :, 3] = 0
+    mask, canvas = io.BytesIO(), np.full((64, 64, 3), 90, np.uint8)
+    Image.fromarray(holes).save(mask, "PNG")
+    (neighbour,) = draw(client, image=picture, gate=0.7)
+
+    def paint() -> np.ndarray:
+        answer = official.images.edit(
+            image=[encode_png(canvas), encode_png(reference)],
+            mask=("mask.png", mask.getvalue()),
+            prompt="a creature on a beach",
+            extra_body=MORE,
+        )
+        (item,) = answer.data or []
+        return decode_image(base64.b64decode(item.b64_json or ""))
+
+    alone = paint()
+    with ThreadPoolExecutor(2) as pool:
+        painted, drawn = pool.submit(paint), pool.submit(draw, client, image=picture, gate=0.7)
+    assert (alone[32:] == 90).all()
+    assert np.abs(painted.result().astype(int) - alone.astype(int)).max() <= 1
+    assert np.abs(drawn.result()[0].astype(int) - neighbour.astype(int)).max() <= 1
+    assert np.abs(alone[:32].astype(int) - 90).mean() > 5
+
+
 def test_the_official_client_streams(official, client):
     stream = official.images.generate(
         prompt="a creature on a beach", stream=True, partial_images=2, extra_body=MORE | {"num_inference_steps": 6}
@@ -324,8 +352,8 @@ def test_a_form_is_checked_like_json(client, reference):
     )
     assert refused(client.post("/v1/images/edits", data={"gate": "0.5"}, files=files))[:2] == (422, "prompt")
     assert refused(client.post("/v1/images/edits", files={"prompt": (None, "x")}))[:2] == (422, "image")
-    two = [("image[]", ("a.png", files["image"][1])), ("image[]", ("b.png", files["image"][1]))]
-    assert refused(client.post("/v1/images/edits", data={"prompt": "x"}, files=two))[:2] == (422, "subjects")
+    six = [("image[]", ("a.png", files["image"][1]))] * 6
+    assert refused(client.post("/v1/images/edits", data={"prompt": "x"}, files=six))[:2] == (422, "subjects")
 
 
 def test_a_body_beyond_the_limit_is_a_413_announced_or_not(client):

@@ -17,6 +17,7 @@ from flexip.calibration import Calibration
 from flexip.encoders import Encoders
 from flexip.engine import Engine
 from flexip.images import Rgb
+from flexip.model import FlexIP
 from flexip.references import ReferenceCache
 from flexip.request import Request
 from jobs.serving.access import AccessConfig
@@ -97,10 +98,16 @@ class Stand:
     asked: list[Request]  # of the sampler
 
 
+class Weightless(FlexIP):
+    """A model without anything in it."""
+
+    def __init__(self) -> None:
+        """Needs no UNet."""
+
+
 def model(name: str, digit: str) -> Model:
-    """One whose engine can draw nothing."""
-    nothing: Any = None
-    return Model(name, Engine(nothing, nothing, nothing, digit * 64, CALIBRATION))
+    """One that draws nothing itself; its weights' hash is this digit."""
+    return Model(name, Engine(Weightless(), Blind(), None, digit * 64, CALIBRATION))
 
 
 def stand(
