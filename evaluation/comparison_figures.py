@@ -19,7 +19,7 @@ def plane_figure(
     sweeps: Sequence[GateSweep], points: Mapping[str, Point], controls: Mapping[str, Point], names: tuple[str, str]
 ) -> str:
     """Every dial's path in the plane of identity and text, its front filled; methods without a dial, and controls."""
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     axes = figure.subplots()
     for sweep, colour in zip(sweeps, _colours(len(sweeps)), strict=True):
         path, front = sweep.points, sweep.front
@@ -44,8 +44,8 @@ def plane_figure(
 
 def curves_figure(sweeps: Sequence[GateSweep]) -> str:
     """Identity and text against gamma, the mean with its band over subjects."""
-    figure = Figure(figsize=(10.4, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure = Figure(figsize=(5.4, 5.4), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
     for sweep, colour in zip(sweeps, _colours(len(sweeps)), strict=True):
         for axes, curve in zip(panels, sweep.curves, strict=True):
             axes.plot(
@@ -54,7 +54,8 @@ def curves_figure(sweeps: Sequence[GateSweep]) -> str:
             if np.isfinite(curve.low).all():
                 axes.fill_between(sweep.gammas, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
     for axes, name in zip(panels, (sweeps[0].identity_name, sweeps[0].text_name), strict=True):
-        _dress(axes, "γ, or the method's scale", name)
+        _dress(axes, "", name)
+    panels[1].set_xlabel("γ, or the method's scale", color=INK, fontsize=9.5)
     panels[0].legend(frameon=False, fontsize=9)
     return _svg(figure)
 

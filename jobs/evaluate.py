@@ -1,4 +1,11 @@
-"""Draw and score a gate sweep: `python -m jobs.evaluate --checkpoint DIR --dataset DIR --output DIR`."""
+"""Measure what is kept and what is obeyed.
+
+python -m jobs.evaluate --checkpoint DIR --dataset DIR --output DIR      a gate sweep of one checkpoint, in minutes
+python -m jobs.evaluate --config configs/pocket/benchmark.yaml           methods compared on a benchmark
+
+A benchmark's pictures lie in <output>/pictures, a file each; what is there is not drawn again, and no embedding is
+computed twice, so that a run that was killed goes on by the same command.
+"""
 
 import json
 from dataclasses import dataclass
@@ -17,8 +24,10 @@ from flexip.checkpoint import load_checkpoint, read_config
 from flexip.engine import Engine
 from flexip.images import ImageError, Rgb, decode_image, encode_png
 from flexip.rows import DATASETS, Split
-from jobs.config import JobConfig, load
+from jobs.config import JobConfig, MLflowConfig, RayConfig, load
 from jobs.console import UserError, command_line, progress, say
+from jobs.evaluation.config import BenchmarkConfig, MethodConfig, ScoringConfig
+from jobs.evaluation.harness import evaluate_benchmark
 from pipelines.references import prepare_reference
 from pipelines.shards import open_dataset
 
@@ -32,10 +41,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class EvaluateConfig(JobConfig):
-    """Draw unseen subjects at every setting of the gate, and measure identity kept against prompt followed."""
+    """Measure identity kept against prompt followed: a gate sweep of unseen subjects, or methods on a benchmark."""
 
-    checkpoint: Path = Field(description="checkpoint directory, as written by jobs.train")
-    output: Path = Field(description="directory for sweep.png, report.html and scores.json")
+    checkpoint: Path | None = Field(default=None, description="checkpoint directory, as written by jobs.train")
+    output: Path = Field(description="directory for report.html, scores.json, sweep.png, or a benchmark's pictures")
     dataset: Path | None = Field(
         default=None, description="dataset directory, as written by jobs.curate, to take subjects from"
     )
@@ -60,6 +69,17 @@ class EvaluateConfig(JobConfig):
     guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance; 1 is without")
     batch_rows: int = Field(default=22, ge=1, description="pictures that are drawn together")
     title: str = Field(default="Gate sweep", description="headline of the report")
+    benchmark: BenchmarkConfig = Field(
+        default=BenchmarkConfig(), description="instead of a dataset or references: questions that methods answer"
+    )
+    methods: list[MethodConfig] = Field(
+        default=[], description="of a benchmark, in YAML: name, kind and what the kind needs; beside --checkpoint"
+    )
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="what a benchmark is scored by")
+    workers: int = Field(default=2, ge=1, description="Ray actors that draw a benchmark's pictures")
+    track: bool = Field(default=True, description="log a benchmark's report to MLflow")
+    ray: RayConfig = Field(default=RayConfig(), description="where a benchmark's pictures are drawn")
+    mlflow: MLflowConfig = Field(default=MLflowConfig(), description="where a benchmark's report is logged")
 
 
 @dataclass(frozen=True)
@@ -73,11 +93,13 @@ class EvaluateResult:
 
 
 def run(config: EvaluateConfig) -> EvaluateResult:
-    """Draws, scores and writes.
+    """Draws, scores and writes a gate sweep; a benchmark is `evaluate_benchmark`'s.
 
     Raises:
         CheckpointError, DatasetError, ImageError, UserError: something given that cannot be used; nothing is written.
     """
+    if config.checkpoint is None:
+        raise UserError("checkpoint is missing (checkpoint directory, as written by jobs.train); give --checkpoint")
     read_config(config.checkpoint)  # before the subjects are read: it is the quickest to be wrong
     subjects = _subjects(config)
     engine = load_checkpoint(config.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
@@ -186,7 +208,11 @@ def _write(config: EvaluateConfig, summary: Summary, sheet: Rgb) -> EvaluateResu
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    run(load(EvaluateConfig, argv, "python -m jobs.evaluate"))
+    config = load(EvaluateConfig, argv, "python -m jobs.evaluate")
+    if config.benchmark.layout:
+        evaluate_benchmark(config)
+    else:
+        run(config)
 
 
 if __name__ == "__main__":
