@@ -19,7 +19,6 @@ import numpy as np
 from evaluation.answers import Answer
 from evaluation.benchmark_report import tile
 from evaluation.benchmarks import Benchmark, BenchmarkError
-from evaluation.scoring import controls
 from evaluation.statistics import Interval, bootstrap_mean, krippendorff_alpha, wilson
 
 Question = Literal["preservation", "flexibility"]
@@ -189,15 +188,17 @@ def _agreement(table: Mapping[str, Mapping[str, str]], raters: Sequence[str], me
 
 def _with_checks(benchmark: Benchmark, trials: list[Trial], every: int) -> list[Trial]:
     """After every so many trials one whose right picture is the reference itself, and whose wrong ones are others'."""
-    if len(benchmark.subjects) < 2:
-        return trials
-    wrong = {a.cell.unit: a.photo for a in controls(benchmark, [0]) if a.cell.method == "wrong subject"}
+    if len(benchmark.subjects) <= max(len(trial.unit.split("+")) for trial in trials):
+        return trials  # nobody else is there to be wrong
+    tiles = {subject.name: tile(subject.reference.image) for subject in benchmark.subjects}
     count, mixed = len(trials[0].options), list[Trial]()
     for number, trial in enumerate(trials):
         mixed.append(trial)
         if number % every == every - 1:
             name = f"{CHECK}-{len(mixed)}"
-            pictures = [(RIGHT, trial.reference), *[(WRONG, tile(wrong[trial.unit].image))] * (count - 1)]
+            others = [picture for unit, picture in tiles.items() if unit not in trial.unit.split("+")]
+            wrong = [(WRONG, others[(number + i) % len(others)]) for i in range(count - 1)]
+            pictures = [(RIGHT, trial.reference), *wrong]
             coded = _coded(name, pictures)
             mixed.append(Trial(name, "preservation", trial.unit, trial.prompt, trial.reference, coded))
     return mixed
