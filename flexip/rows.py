@@ -2,7 +2,8 @@
 
 Axis legend used in every shape annotation of the project:
 B rows, H W pixels, h w latent pixels, C latent channels, N image patches, Q learned queries, L text tokens,
-K subject tokens, D context width, Dc CLIP width, Dd DINO width.
+K subject tokens, D context width, Dc CLIP width, Dd DINO width, Dh width of CLIP's states, Di identity width, F faces,
+M landmarks, X positions of a layer.
 """
 
 import dataclasses
@@ -72,6 +73,38 @@ class PairRow:
     licence: str = ""
     consent: str = ""  # on what ground people in it are shown
     provenance: str = ""  # where the source comes from
+
+
+@dataclass(frozen=True)
+class FaceRow:
+    """One picture of one person whose expression and pose are known (VariFace of DynamicID: 7 x 5 of everybody).
+
+    A picture that cannot be used still has a row that says why.
+    """
+
+    key: str  # hash of (source content, person, expression, pose): see face_key
+    person: str  # the unit of the split
+    split: Split
+    expression: str
+    pose: str
+    status: Status
+    reason: str = ""  # why rejected; empty when accepted
+    picture: bytes = b""  # PNG, square: the target
+    crop: bytes = b""  # PNG, square, the face upright: the reference
+    landmarks: list[float] = field(default_factory=list)  # x, y by turns, as fractions of the crop
+    identity: list[float] = field(default_factory=list)  # the face library's vector, unit length
+    similarity: float = 0.0  # cosine of it with the person's mean, -1..1
+    caption: str = ""  # describes the picture
+    source: str = ""
+    licence: str = ""
+    consent: str = ""  # on what ground the person is shown
+    provenance: str = ""  # where the source comes from
+
+
+def face_key(content: bytes, person: str, expression: str, pose: str) -> str:
+    """The identity of a face row: 32 hex characters, the same on every machine and in every run."""
+    text = f"{hashlib.sha256(content).hexdigest()}:{person}:{expression}:{pose}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def subject_key(source_hash: str, frame_index: int, box: list[float]) -> str:

@@ -3,10 +3,10 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
-from flexip.rows import PairRow, SubjectRow, arrow_schema, subject_key
+from flexip.rows import FaceRow, PairRow, SubjectRow, arrow_schema, subject_key
 
 
-@pytest.mark.parametrize("row_class", [SubjectRow, PairRow])
+@pytest.mark.parametrize("row_class", [SubjectRow, PairRow, FaceRow])
 def test_schema_has_every_field_in_order_and_nothing_is_null(row_class):
     schema = arrow_schema(row_class)
     assert schema.names == [f.name for f in dataclasses.fields(row_class)]
