@@ -142,7 +142,9 @@ class Cell {
 
   preview(blob) {
     if (!this.image.parentNode) this.button.append(this.image);
-    this.image.src = URL.createObjectURL(blob);
+    const url = URL.createObjectURL(blob);
+    this.image.onload = () => URL.revokeObjectURL(url);
+    this.image.src = url;
   }
 
   done(picture) {
@@ -260,12 +262,13 @@ $("stop").addEventListener("click", () => running?.abort());
 $("again").addEventListener("click", useAgain);
 $("dice").addEventListener("click", () => ($("seed").value = crypto.getRandomValues(new Uint16Array(1))[0]));
 $("clear").addEventListener("click", () => {
+  if (!confirm("Forget all pictures in this browser?")) return;
   memory.forgetPictures();
   $("history").replaceChildren();
 });
 $("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(JSON.stringify(stage.picture.receipt, null, 2));
-  $("copy").textContent = "Copied";
+  const copied = navigator.clipboard?.writeText(JSON.stringify(stage.picture.receipt, null, 2));
+  $("copy").textContent = await (copied ?? Promise.reject()).then(() => "Copied", () => "Not allowed here"); // without TLS
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);
 });
 for (const button of $("ideas").children) {
