@@ -217,6 +217,24 @@ class FilterSettings(Settings):
         ge=0,
         description="least standard deviation inside the mask [grey levels]; chosen here: walls and skies have less",
     )
+    sights_min: int = Field(
+        default=2,
+        ge=1,
+        description="least frames of a shot of four or more that show a subject; chosen here: what is seen once is "
+        "often two in one, or a chance",
+    )
+    motion_min: float = Field(
+        default=0.5,
+        ge=0,
+        description="least own motion [px at working_side] of a subject that motion found, unless its video rests as a "
+        "whole; 0 where the camera moves about subjects at rest. Chosen here: the scene itself stays below 0.45",
+    )
+    growth_max: float = Field(
+        default=1.5,
+        ge=1,
+        description="largest area of a subject's box against the lower quarter of its track; chosen here: what is "
+        "larger holds a neighbour too",
+    )
     sharpness_min: float = Field(
         default=8.0,
         ge=0,

@@ -21,12 +21,14 @@ from pipelines.probe import MediaError
 from pipelines.records import Crop, Frame, Source, StageCount
 from pipelines.sandbox import SandboxError
 from pipelines.settings import CurationSettings, FrameSettings
+from pipelines.sights import Shot, judge_sights
 from pipelines.subjects import Detection, Detector, View, working_view
 from pipelines.tools import Tools, open_tools
 from pipelines.tracks import follow
 from pipelines.video import reduced_size
 
 Result = TypeVar("Result")
+Found = tuple[list[tuple[Frame, Rgb]], list[list[Detection]], list[list[int]]]  # of a shot: frames, subjects, tracks
 THUMBNAIL = 112  # longer side of the picture that is kept of a rejected frame [px]
 REJECTED_MEDIA = {
     "no_video_stream",
@@ -99,18 +101,19 @@ def find_subjects(
             rows.append(_frame_row(frame, by_hash[frame.source_hash], cluster, reason, measured[frame]))
         else:
             good.append((frame, image))
-    for shot, found, tracks in _detect(good, sources, settings, tools.detect):
-        for (frame, image), detections, numbers in zip(shot, found, tracks, strict=True):
+    shots = _detect(good, sources, settings, tools.detect)
+    for (shot, found, tracks), told in zip(shots, _sights(shots, sources, settings), strict=True):
+        for (frame, image), detections, numbers, sights in zip(shot, found, tracks, told, strict=True):
             source = by_hash[frame.source_hash]
             reason = "" if detections else "no_subject"
             rows.append(
                 _frame_row(frame, source, cluster, reason, {**measured[frame], "subjects": float(len(detections))})
             )
-            for detection, number in zip(detections, numbers, strict=True):
+            for detection, number, verdicts in zip(detections, numbers, sights, strict=True):
                 track = (
                     f"{cluster}:{number}" if source.kind == "multiview" else f"{cluster}:{shot[0][0].index}:{number}"
                 )
-                row, crop = _subject(frame, image, source, cluster, track, detection, settings)
+                row, crop = _subject(frame, image, source, cluster, track, detection, verdicts, settings)
                 rows.append(row)
                 crops += [crop] if crop else []
                 if crop and row.caption_source == "fallback":
@@ -266,9 +269,18 @@ def quarantined_subjects(rows: Sequence[SubjectRow], reason: str) -> list[Subjec
     ]
 
 
+def _sights(
+    shots: Sequence[Found], sources: Sequence[Source], settings: CurationSettings
+) -> list[list[list[list[filters.Verdict]]]]:
+    """Per shot, frame and detection, what the other sights of its track say of it; nothing of stills."""
+    if sources[0].kind != "video":
+        return [[[[] for _ in one] for one in found] for _, found, _ in shots]
+    return judge_sights([Shot(found, tracks) for _, found, tracks in shots], settings.filters)
+
+
 def _detect(
     good: list[tuple[Frame, Rgb]], sources: Sequence[Source], settings: CurationSettings, detect: Detector
-) -> list[tuple[list[tuple[Frame, Rgb]], list[list[Detection]], list[list[int]]]]:
+) -> list[Found]:
     """Per shot: its frames, the detections of each, their track numbers."""
     options = settings.subjects
     views = [_view(frame, image, options.side) for frame, image in good]
@@ -321,11 +333,12 @@ def _subject(
     cluster: str,
     track: str,
     detection: Detection,
+    sights: Sequence[filters.Verdict],
     settings: CurationSettings,
 ) -> tuple[SubjectRow, Crop | None]:
     height, width = image.shape[:2]
     mask: Mask = frame_mask(detection.mask, height, width)
-    verdicts = filters.judge_subject(detection.box, image, mask, settings.filters)
+    verdicts = [*filters.judge_subject(detection.box, image, mask, settings.filters), *sights]
     reason = filters.first_reason(verdicts)
     text, caption_source = captions.caption(source, frame.index, settings.captions, detection.phrase)
     key = subject_key(frame.source_hash, frame.index, list(detection.box))

@@ -5,13 +5,14 @@ stands out from the border of the frame, and rather what also moves against the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from flexip.images import Mask, Rgb, resize
 from pipelines.masks import filled, grabcut_evidence
+from pipelines.motion import own_motion
 from pipelines.saliency import Map, against_background, moving, salient, to_lab
 from pipelines.settings import SubjectSettings
 
@@ -36,6 +37,7 @@ class Detection:
     mask: Mask  # of the view's size
     score: float  # 0..1: the detector's confidence; the default's is the mean evidence inside the mask
     phrase: str = ""  # what it is, in words, from a detector that knows
+    moved: float | None = None  # seen to move by itself until the neighbour [px of the view]; None: nothing moves
 
 
 Detector = Callable[[Sequence[View], SubjectSettings], list[list[Detection]]]
@@ -52,7 +54,8 @@ class Evidence:
 def detect(views: Sequence[View], settings: SubjectSettings) -> list[list[Detection]]:
     """The default detector: evidence from motion and saliency, cut out with GrabCut; best subject first."""
     found = evidence(views, settings)
-    return [_cut_out(view.image, one, settings) for view, one in zip(views, found, strict=True)]
+    cut = [_cut_out(view.image, one, settings) for view, one in zip(views, found, strict=True)]
+    return [_with_motion(view, subjects) for view, subjects in zip(views, cut, strict=True)]
 
 
 def evidence(views: Sequence[View], settings: SubjectSettings) -> list[Evidence]:
@@ -102,6 +105,13 @@ def _cut_out(image: Rgb, found: Evidence, settings: SubjectSettings) -> list[Det
         if found.moved is None or np.percentile(found.moved[part], 90) > STIRRED:
             subjects.append(Detection(_box(part), part, float(likely[part].mean())))
     return subjects[: settings.max_per_frame]
+
+
+def _with_motion(view: View, subjects: list[Detection]) -> list[Detection]:
+    if view.neighbour is None:
+        return subjects
+    moved = own_motion(view.image, view.neighbour, [subject.mask for subject in subjects])
+    return [replace(subject, moved=own) for subject, own in zip(subjects, moved, strict=True)] if moved else subjects
 
 
 def _box(mask: Mask) -> Box:

@@ -31,15 +31,9 @@ def test_the_default_detector_meets_the_goals(curated, world, settings):
     assert quality.subjects > 40
     assert quality.possible_clips >= 8
     assert quality.box_iou >= GOALS["box_iou"], quality
+    assert quality.one_identity >= GOALS["one_identity"], quality
     assert quality.clip_yield >= GOALS["clip_yield"], quality
     assert quality.leaks == 0, quality
-
-
-def test_pairs_are_of_one_identity_where_the_camera_stands_still(curated, world, settings):
-    """In larger worlds, with moving cameras and neighbours that touch, 91 to 95% were measured: the goal is ahead."""
-    quality = measure(curated, read_truth(str(world)), settings)
-    assert quality is not None
-    assert quality.one_identity >= GOALS["one_identity"], quality
 
 
 def test_a_truth_that_says_otherwise_lowers_every_figure(curated, world, settings):
