@@ -14,6 +14,7 @@ import os
 import posixpath
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -101,7 +102,8 @@ def find(path: str) -> tuple[str, list[str]]:
     """The files that a path means, sorted, and the folder above them that their names in a dataset are relative to.
 
     The path is a file, a folder (searched recursively), a glob such as `clips/**/*.mp4`, or has ranges in it, such as
-    `shard-{000..005}.tar`; the files of a range are not asked whether they exist. Hidden files are left alone.
+    `shard-{000..005}.tar`; the files of a range are not asked whether they exist. Hidden files are left alone. Links
+    that lead nowhere and pipes are there and are to be counted; `open_path` refuses them.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -252,6 +254,8 @@ def _os_errors(path: str) -> Iterator[None]:
 def _open_raw(path: str, in_order: bool) -> Any:
     local = local_path(path)
     if local:
+        if not stat.S_ISREG(os.stat(local).st_mode):  # to open a pipe would wait for somebody to write
+            raise OSError(f"{path}: not a regular file")
         return open(local, "rb", buffering=0)
     filesystem, inner = _locate(path)
     if filesystem.type_name.startswith("py::"):  # fsspec's own file: it can read a stream without a size
@@ -286,9 +290,10 @@ def _find_local(path: str) -> tuple[str, list[str]]:
         return str(root.absolute().parent), [str(root.absolute())]
     if root.is_dir():
         inside = glob.iglob("**/*", root_dir=root, recursive=True)  # follows linked folders, leaves hidden files alone
-        files = [root / name for name in inside if (root / name).is_file()]
+        files = [root / name for name in inside if not (root / name).is_dir()]
     else:
-        files = [Path(name) for name in glob.iglob(path, recursive=True) if Path(name).is_file()]
+        matches = glob.iglob(path, recursive=True) if glob.has_magic(path) else []
+        files = [Path(name) for name in matches if not Path(name).is_dir()]
         root = Path(_above_wildcards(path))
         if not files:
             raise FileNotFoundError(f"{path}: no such file or folder, and no file matches it")

@@ -1,5 +1,7 @@
 """Every layout of inputs with a small real example: folders, manifests and tars, on a disk and in a bucket."""
 
+import os
+
 import pytest
 from inputs import NAMES, TEXTS, listed, make_inputs, write_jsonl
 
@@ -43,6 +45,21 @@ def test_a_kohya_folder_is_a_set_and_its_repeats_count_for_nothing(tmp_path):
         "1_dog/3.png": ("a photo of a dog", "fallback"),
     }
     assert sorted(len(clip.sources) for clip in group_clips(sources)) == [1, 2]
+
+
+def test_links_that_lead_nowhere_and_pipes_are_counted_and_never_opened(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "gone.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    told = {"a.png": "", "gone.mp4": "unreadable", "loop.png": "unreadable", "pipe.mp4": "unreadable"}
+    for path in (tmp_path, tmp_path / "*"):
+        assert {s.uri: read_hash(s).reason for s in listed(path)} == told
+    named = listed(write_jsonl(tmp_path / "m.jsonl", [{"file": "pipe.mp4"}, {"file": "/dev/zero", "kind": "video"}]))
+    assert [read_hash(s).reason for s in named] == ["unreadable"] * 2
+    with pytest.raises(SourceError, match=r"gone\.mp4: no such file"):
+        listed(tmp_path / "gone.mp4")
 
 
 def test_faces_need_a_licence_and_a_consent(tmp_path):
