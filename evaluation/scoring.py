@@ -114,13 +114,13 @@ class Scoring:
 
     def _masked(self) -> Iterator[Column]:
         """The subject alone, cut out on both sides; where nothing is found, nothing was kept."""
-        masker, dino = self.judges.masker, self.judges.dino
+        masker = self.judges.masker
         if masker is None:
             return
-        alone = Eye(f"{dino.name}, masked", f"{dino.weights} {masker.name}", dino.resize, _cut_out(dino, masker))
-        images = self._seen(alone)
-        protocol = Protocol("DINO-I masked", dino.name, dino.weights, dino.resize, "all", masker.name)
-        yield self._column(protocol, self._similarity(alone, images, "all"), "identity")
+        for metric, eye in (("CLIP-I masked", self.judges.clip), ("DINO-I masked", self.judges.dino)):
+            alone = Eye(f"{eye.name}, masked", f"{eye.weights} {masker.name}", eye.resize, _cut_out(eye, masker))
+            protocol = Protocol(metric, eye.name, eye.weights, eye.resize, "all", masker.name)
+            yield self._column(protocol, self._similarity(alone, self._seen(alone), "all"), "identity")
 
     def _qualities(self) -> Iterator[Column]:
         named = [("CLIP-IQA", self.judges.iqa), *(("Aesthetic", eye) for eye in self.judges.aesthetics)]

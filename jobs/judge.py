@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from evaluation.answers import Answer, foreign_answers
+from evaluation.answers import Answer
 from evaluation.benchmarks import Benchmark, Case
 from evaluation.judge import Complete, Item, Log, judge, judgements, ratings, verdict_rows
 from evaluation.rubrics import FOLLOWING, PRESERVATION, STYLE
@@ -25,9 +25,8 @@ from evaluation.statistics import bootstrap_mean, krippendorff_alpha
 from jobs.config import Section, load
 from jobs.console import UserError, command_line, say
 from jobs.evaluate import EvaluateConfig
-from jobs.evaluation.drawing import rows_of
 from jobs.evaluation.harness import benchmark_of, methods_of
-from jobs.evaluation.methods import Steps
+from jobs.evaluation.stored import stored_answers
 
 
 class JudgeSettings(Section):
@@ -102,16 +101,10 @@ def _judged(
 def _items(config: JudgeConfig) -> dict[str, dict[str, tuple[str, Item]]]:
     """Method -> picture's name -> (unit, what to judge)."""
     benchmark, _ = benchmark_of(config.benchmark)
-    steps = Steps(config.steps, config.guidance_scale, config.batch_rows)
     cases = {(case.unit, case.number): case for case in benchmark.cases}
     found = {}
     for method in methods_of(config):
-        if method.manifest is not None:
-            answers = foreign_answers(method.name, method.manifest, benchmark)
-        else:
-            rows = rows_of(method, benchmark, config.seeds, config.gammas, steps)
-            files = [(row.cell, row.cell.file(config.output / "pictures")) for row in rows]
-            answers = [Answer(cell, file) for cell, file in files if file.is_file()]
+        answers = stored_answers(config, method, benchmark)
         answers, _ = readable(answers[:: max(1, -(-len(answers) // config.judge.most))])
         if not answers:
             raise UserError(f"output = {config.output}: has no picture of {method.name}; run jobs.evaluate first")

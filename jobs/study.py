@@ -7,19 +7,16 @@ It takes the configuration of jobs.evaluate and reads the pictures in <output>/p
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
-from evaluation.answers import Answer, foreign_answers
 from evaluation.study import Findings, analyse, key, make_trials, page, read_votes
 from jobs.config import load
 from jobs.console import UserError, command_line, say
 from jobs.evaluate import EvaluateConfig
-from jobs.evaluation.drawing import rows_of
 from jobs.evaluation.harness import benchmark_of, methods_of
-from jobs.evaluation.methods import Steps, dial_of
+from jobs.evaluation.stored import stored_answers
 
 PAGE, KEY, FINDINGS = "study.html", "study-key.json", "study.json"
 
@@ -44,18 +41,8 @@ def run(config: StudyConfig) -> Path:
 
 def _export(config: StudyConfig) -> Path:
     benchmark, _ = benchmark_of(config.benchmark)
-    steps = Steps(config.steps, config.guidance_scale, config.batch_rows)
-    answers, methods = list[Answer](), methods_of(config)
-    for method in methods:
-        if method.manifest is not None:
-            found = foreign_answers(method.name, method.manifest, benchmark)
-            answers += [Answer(replace(answer.cell, gamma=None), answer.source) for answer in found]
-            continue
-        dial = dial_of(method, config.gammas)
-        shown = min(dial, key=lambda gamma: 0 if gamma is None else abs(gamma - config.scoring.gamma))
-        rows = rows_of(method, benchmark, config.seeds, config.gammas, steps)
-        files = [(row.cell, row.cell.file(config.output / "pictures")) for row in rows if row.cell.gamma == shown]
-        answers += [Answer(cell, file) for cell, file in files if file.is_file()]
+    methods = methods_of(config)
+    answers = [answer for method in methods for answer in stored_answers(config, method, benchmark)]
     try:
         trials = make_trials(benchmark, answers, [method.name for method in methods], most=config.trials)
     except ValueError as error:

@@ -15,7 +15,7 @@ from evaluation.layouts import pocket_benchmark
 from evaluation.leaderboard import Entry, headline_entries, leaderboard
 from evaluation.pocket import EDITS
 from evaluation.protocol import Protocol, ProtocolError
-from evaluation.scoring import Column, Judges, Scoring, controls, joined, readable
+from evaluation.scoring import Column, Judges, Masker, Scoring, controls, joined, readable
 from flexip.pocket.identity import identity
 from flexip.pocket.world import render
 
@@ -90,6 +90,25 @@ def test_copying_wins_identity_and_is_flagged_while_text_is_not(benchmark, judge
     assert {c.name for c in columns if c.protocol.metric in ("CLIP-I", "DINO-I")} <= flagged
     assert not any(name.startswith("CLIP-T") for name in flagged)
     assert board.ranking is None  # a pool of one
+
+
+def test_masked_metrics_see_the_subject_alone(benchmark, judges, perfect, tmp_path):
+    def left(image):
+        mask = np.zeros(image.shape[:2], bool)
+        mask[:, : image.shape[1] // 2] = True
+        return mask
+
+    def values(masker: Masker | None, name: str) -> list[float]:
+        scoring = Scoring(benchmark, perfect, dataclasses.replace(judges, masker=masker), cache)
+        return list(next(c for c in scoring.columns() if c.protocol.metric == name).values.values())
+
+    cache = VectorCache(tmp_path / "a.sqlite")
+    whole = Masker("all of it", lambda image: np.ones(image.shape[:2], bool))
+    for name in ("CLIP-I", "DINO-I"):
+        plain = values(None, name)
+        assert values(whole, f"{name} masked") == pytest.approx(plain)
+        assert values(Masker("nothing found", lambda _: None), f"{name} masked") == pytest.approx(plain)
+        assert np.abs(np.subtract(values(Masker("left half", left), f"{name} masked"), plain)).max() > 0.01
 
 
 def test_what_is_no_picture_costs_its_own_row(perfect, tmp_path):
