@@ -22,13 +22,17 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from service import LIMITS, SIDE, Stand, listening, stand
 
+from flexip.checkpoint import CheckpointError
 from flexip.images import decode_image, encode_png
 from jobs.console import UserError
 from jobs.receipt import DrawnCanvas, Receipt, read_receipt, sha256
-from jobs.serve import ServeConfig
+from jobs.serve import ServeConfig, build
 from jobs.serving.access import AccessConfig, Rate
+from jobs.serving.deployment import Capacity, ScalingConfig, Settings, application
 from jobs.serving.hooks import HooksConfig, load_hooks
-from jobs.serving.subjects import SubjectStore
+from jobs.serving.models import RegistryConfig
+from jobs.serving.subjects import SubjectsConfig, SubjectStore
+from jobs.serving.unanswered import middlewares
 
 GENERATIONS, EDITS, SUBJECTS = "/v1/images/generations", "/v1/images/edits", "/v1/subjects"
 FORM = {"prompt": "x", "num_inference_steps": "4"}
@@ -225,6 +229,46 @@ def test_a_hook_that_cannot_be_found_or_that_fails_lets_nothing_out(tmp_path):
     hooks = load_hooks(HooksConfig(watermark="json:dumps"))
     with TestClient(stand(tmp_path, hooks=hooks).app, raise_server_exceptions=False) as client:
         assert ask(client).json()["error"]["code"] == "internal_error"
+
+
+def test_what_comes_back_from_the_replicas_without_an_answer_is_a_503_to_be_sent_again(service):
+    async def died(scope: Any, receive: Any, send: Any) -> None:
+        """As Serve's proxy does when the replica has ended: no message at all."""
+
+    around: Any = middlewares()[0]
+    answer = ask(TestClient(around.cls(died)))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (503, "server_error", "replica_ended")
+    assert int(answer.headers["retry-after"]) >= 1
+    with TestClient(around.cls(service.app)) as behind:
+        assert receipt_of(ask(behind)).seed == 5
+        assert ask(behind, n=99).status_code == 422
+
+
+def test_the_number_of_replicas_is_fixed_or_follows_the_load():
+    settings = Settings({"flexip": "x"}, RegistryConfig(), LIMITS, ACCESS, SubjectsConfig(), HooksConfig())
+
+    def told(replicas: int, **scaling: Any) -> Any:
+        """What Serve is told of the deployment."""
+        capacity = Capacity(batch_rows=6, queue_rows=8, cache_mb=1)
+        app: Any = application(settings, capacity, replicas=replicas, scaling=ScalingConfig(**scaling), cpus=1, gpus=0)
+        return app._bound_deployment._deployment_config
+
+    assert (told(3).num_replicas, told(3).autoscaling_config) == (3, None)
+    found = told(1, min_replicas=0, max_replicas=4, up_seconds=5, down_seconds=60).autoscaling_config
+    assert (found.min_replicas, found.initial_replicas, found.max_replicas) == (0, 1, 4)
+    assert (found.target_ongoing_requests, found.upscale_delay_s, found.downscale_delay_s) == (6, 5, 60)
+    assert told(1, max_replicas=2, target_requests=3).autoscaling_config.target_ongoing_requests == 3
+
+
+def test_a_deployment_by_yaml_needs_keys_and_a_shared_folder(tmp_path):
+    whole: dict[str, Any] = {"checkpoint": tmp_path, "access": ACCESS, "subjects": SubjectsConfig(folder=tmp_path)}
+    without: dict[str, Any] = {"access": AccessConfig(), "subjects": SubjectsConfig()}
+    for name, default in without.items():
+        with pytest.raises(UserError, match=f"{name}.*: missing"):
+            build(ServeConfig(**{**whole, name: default}))
+    with pytest.raises(CheckpointError, match="no config"):
+        build(ServeConfig(**whole))
 
 
 def test_a_subject_is_uploaded_once_and_used_by_its_id(client, service, png, picture):
