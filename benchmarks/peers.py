@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 import uvicorn
 from fastapi import FastAPI
@@ -28,6 +27,8 @@ from flexip.checkpoint import load_checkpoint
 from flexip.engine import Engine
 from flexip.gate import Gate
 from flexip.images import Rgb, decode_image, encode_png
+from jobs.cluster import ray_session
+from jobs.config import RayConfig
 from jobs.serving.requests import GenerationRequest
 
 BATCH_WAIT = 0.05  # [s] that a batch waits for more requests
@@ -125,9 +126,9 @@ def main() -> None:
     if options.peer == "pipeline":
         uvicorn.run(pipeline_app(load(options.checkpoint)), port=options.port, log_level="warning")
         return
-    ray.init("local", num_cpus=2, include_dashboard=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": options.port})
-    serve.run(batch_app(options.checkpoint.resolve(), options.rows), blocking=True)
+    with ray_session(RayConfig(num_cpus=2)):
+        serve.start(http_options={"host": "127.0.0.1", "port": options.port})
+        serve.run(batch_app(options.checkpoint.resolve(), options.rows), blocking=True)
 
 
 if __name__ == "__main__":
