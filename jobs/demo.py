@@ -173,7 +173,7 @@ def _serve_once(config: DemoConfig, checkpoint: Path, dataset: Path, split: Spli
         "guidance_scale": GUIDANCE,
         "seed": config.noise,
     }
-    with serving(ServeConfig(checkpoint=checkpoint, port=_free_port(), ray=config.ray)) as url:
+    with serving(ServeConfig(checkpoint=str(checkpoint), port=_free_port(), ray=config.ray)) as url:
         asked = time.monotonic()
         request = urllib.request.Request(
             f"{url}/v1/images/generations", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -144,7 +144,8 @@ def test_the_detectable_difference_is_found_as_often_as_promised():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(400, 15))
     detectable = np.mean([detectable_difference(row) for row in noise])
-    found = np.mean([stats.ttest_1samp(row + detectable, 0)[1] < 0.05 for row in noise])
+    _, p_values = stats.ttest_1samp(noise + detectable, 0, axis=1)
+    found = np.mean(np.asarray(p_values) < 0.05)
     assert found == pytest.approx(0.8, abs=0.06)
 
 
