@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float32
 from flexip.images import Mask, Rgb
 
 CORNERS = 200  # followed at most
-LEAST = 3, 8  # corners that tell how something moves, and how the camera does
+LEAST = 3, 8  # corners that tell whether something moves, and how the camera does
 STILL = 0.3  # a corner that moves less rests [px]
 RESTING = 0.95  # of the corners: then the whole picture rests
 SPREAD = 0.25  # of the frame's longer side: the corners that tell how the camera moves lie so far apart
+AROUND = 0.25  # of a subject's box: corners so near to it may be its own
 AGREE = 0.7  # corners that are so near to the camera's map follow it [px]
 NEARER = 1.15  # things in front of most of the scene outrun it by so much at most
 
@@ -28,14 +29,19 @@ Affine = Float32[np.ndarray, "2 3"]
 def own_motion(image: Rgb, neighbour: Rgb, masks: Sequence[Mask]) -> list[float] | None:
     """How far what each mask covers is seen to move by itself [px]; three quarters of its corners move no more.
 
-    0 where that cannot be told: too few corners, or a camera whose motion is not clear. None where the picture rests as
-    a whole, so that it says of nothing whether it would move.
+    0 where that cannot be told: too few corners, or a camera whose motion is not clear. None where nothing can tell:
+    the picture rests as a whole, or shows less of the scene than of the subjects.
     """
-    places, ways = _followed(image, neighbour)
-    if not len(places) or (np.linalg.norm(ways, axis=1) < STILL).mean() > RESTING:
+    if not masks:
         return None
+    places, ways = _followed(image, neighbour)
     inside = [_at(places, mask) for mask in masks]
-    camera = _camera(places, ways, ~np.any(inside, axis=0), SPREAD * max(image.shape)) if inside else None
+    outside = ~np.any([_near(places, mask) for mask in masks], axis=0)
+    if outside.sum() < LEAST[0] or (np.linalg.norm(ways, axis=1) < STILL).mean() > RESTING:
+        return None
+    camera = _camera(places[outside], ways[outside], SPREAD * max(image.shape))
+    if (camera is None or camera.any()) and outside.sum() < np.any(inside, axis=0).sum():
+        return None
     if camera is None:
         return [0.0] * len(masks)
     own = _beyond(places, ways, camera)
@@ -64,18 +70,24 @@ def _at(places: Points, mask: Mask) -> Bool[np.ndarray, "P"]:
     return grown[rows, columns]
 
 
-def _camera(places: Points, ways: Points, outside: Bool[np.ndarray, "P"], spread: float) -> Affine | None:
-    """Place -> how far the camera moves the scene there: the map that most corners outside the subjects follow.
+def _near(places: Points, mask: Mask) -> Bool[np.ndarray, "P"]:
+    """Which places may belong to what the mask shows, for masks lose ears and feet: its box and a quarter around."""
+    (x0, y0), (x1, y1) = (np.argwhere(mask)[:, ::-1].min(axis=0), np.argwhere(mask)[:, ::-1].max(axis=0))
+    dx, dy = AROUND * (x1 - x0 + 1), AROUND * (y1 - y0 + 1)
+    return ((places >= (x0 - dx, y0 - dy)) & (places <= (x1 + dx, y1 + dy))).all(axis=1)
+
+
+def _camera(places: Points, ways: Points, spread: float) -> Affine | None:
+    """Place -> how far the camera moves the scene there: the map that most of the scene's corners follow.
 
     Those that follow it lie `spread` px apart at least, for in one spot they may be one thing.
     """
-    at, by = places[outside], ways[outside]
-    if len(at) < LEAST[1]:
-        return None
-    if (np.linalg.norm(by, axis=1) < STILL).mean() > 0.5:
+    if (np.linalg.norm(ways, axis=1) < STILL).mean() > 0.5:
         return np.zeros((2, 3), np.float32)
-    found, follow = cv2.estimateAffinePartial2D(at, at + by, ransacReprojThreshold=AGREE)
-    if found is None or follow.mean() < 0.4 or np.ptp(at[follow.ravel() > 0], axis=0).max() < spread:
+    if len(places) < LEAST[1]:
+        return None
+    found, follow = cv2.estimateAffinePartial2D(places, places + ways, ransacReprojThreshold=AGREE)
+    if found is None or follow.mean() < 0.4 or np.ptp(places[follow.ravel() > 0], axis=0).max() < spread:
         return None
     return (found - np.eye(2, 3)).astype(np.float32)
 
