@@ -98,11 +98,11 @@ def near_duplicates(folder: Path, units: Sequence[str], settings: DuplicateSetti
         return []
     known = sorted(((look, unit) for unit, look in read_looks(folder, units) if look.signature), key=_uri)
     suspected = [(i, j) for i, j in _suspects(known, settings) if known[i][0].cluster != known[j][0].cluster]
-    means = _means(folder, known, {place for pair in suspected for place in pair})
+    directions = _directions(folder, known, {place for pair in suspected for place in pair})
     result: dict[str, Duplicate] = {}
     for i, j in sorted(suspected, key=lambda ij: (ij[1], ij[0])):
         first, (look, unit) = known[i][0].source, known[j]
-        if not {first, look.source} & result.keys() and _alike(means, first, look.source, settings.embedding_min):
+        if not {first, look.source} & result.keys() and _alike(directions, first, look.source, settings.embedding_min):
             result[look.source] = Duplicate(look.source, first, unit)
     return list(result.values())
 
@@ -150,15 +150,15 @@ def _suspects(known: Sequence[tuple[Look, str]], settings: DuplicateSettings) ->
             yield from ((places[i], places[j]) for i, j in near(marks, settings.hash_bits).tolist())
 
 
-def _means(folder: Path, known: Sequence[tuple[Look, str]], places: set[int]) -> dict[str, np.ndarray]:
-    """Mean direction of the subjects of the sources at these places; none for one without subjects."""
+def _directions(folder: Path, known: Sequence[tuple[Look, str]], places: set[int]) -> dict[str, np.ndarray]:
+    """Embeddings (n, Dd) of the subjects of the sources at these places; none for one without subjects."""
     wanted = {known[place][0].source for place in places}
     found: dict[str, list[np.ndarray]] = {}
     for unit in sorted({known[place][1] for place in places}):
         for vector in read_vectors(folder, unit):
             if vector.source in wanted:
                 found.setdefault(vector.source, []).append(vector.direction)
-    return {source: unit_mean(vectors) for source, vectors in found.items()}
+    return {source: np.stack(vectors) for source, vectors in found.items()}
 
 
 def unit_mean(vectors: Sequence[np.ndarray]) -> Float32[np.ndarray, "Dd"]:
@@ -167,10 +167,11 @@ def unit_mean(vectors: Sequence[np.ndarray]) -> Float32[np.ndarray, "Dd"]:
     return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
 
 
-def _alike(means: dict[str, np.ndarray], first: str, other: str, least: float) -> bool:
-    if first not in means or other not in means:
+def _alike(directions: dict[str, np.ndarray], first: str, other: str, least: float) -> bool:
+    """Whether somebody is in both; of whom else the filters accept in each, the codec's noise decides."""
+    if first not in directions or other not in directions:
         return True  # nothing to see but the picture: the hash decides
-    return float(means[first] @ means[other]) >= least
+    return float((directions[first] @ directions[other].T).max()) >= least
 
 
 def _in_window(rows: np.ndarray, order: np.ndarray, most: int, band: int) -> Iterator[np.ndarray]:

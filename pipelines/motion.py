@@ -74,7 +74,7 @@ def _near(places: Points, mask: Mask) -> Bool[np.ndarray, "P"]:
     """Which places may belong to what the mask shows, for masks lose ears and feet: its box and a quarter around."""
     (x0, y0), (x1, y1) = (np.argwhere(mask)[:, ::-1].min(axis=0), np.argwhere(mask)[:, ::-1].max(axis=0))
     dx, dy = AROUND * (x1 - x0 + 1), AROUND * (y1 - y0 + 1)
-    return ((places >= (x0 - dx, y0 - dy)) & (places <= (x1 + dx, y1 + dy))).all(axis=1)
+    return np.all((places >= (x0 - dx, y0 - dy)) & (places <= (x1 + dx, y1 + dy)), axis=1)
 
 
 def _camera(places: Points, ways: Points, spread: float) -> Affine | None:

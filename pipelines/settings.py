@@ -359,7 +359,10 @@ class DuplicateSettings(Settings):
         "(31 is what PDQ recommends for hashes of this form and length)",
     )
     embedding_min: float = Field(
-        default=0.9, ge=-1, le=1, description="least DINO cosine of the subjects of two sources that look the same"
+        default=0.9,
+        ge=-1,
+        le=1,
+        description="least DINO cosine of the subjects most alike of two sources that look the same",
     )
 
 
