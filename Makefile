@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= demo_output
 INPUT ?=
+PROCESSES ?= 2
 
 .PHONY: demo test test-faults lint format clean
 .DEFAULT_GOAL := help
@@ -26,7 +27,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python -m jobs.demo --output "$(OUTPUT)" $(if $(INPUT),--input "$(INPUT)")
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 
 test-faults: $(VENV)/.installed
 	$(BIN)/pytest tests/faults
