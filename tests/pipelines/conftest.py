@@ -1,4 +1,4 @@
-"""A Ray for all curation runs of the session, and a server that speaks S3."""
+"""A Ray for the curation runs of a file, and a server that speaks S3."""
 
 import itertools
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import pytest
 BUCKETS = (f"clips-{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def curation_ray():
-    """A private Ray for every test that curates: starting one costs six seconds."""
+    """A private Ray for the curation runs of a file: starting one costs six seconds, and other files need their own."""
     from jobs.cluster import ray_session
     from jobs.config import RayConfig
 
