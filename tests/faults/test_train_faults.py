@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import MARK, command, marked
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
@@ -22,7 +23,6 @@ from training_data import write_dataset
 
 STEPS = 40
 PATIENCE = 1200  # [s] for one training on a busy machine
-MARK = "FLEXIP_TEST_MARK"
 
 
 @dataclass
@@ -56,26 +56,6 @@ class Training:
     def finish(self) -> tuple[int, str]:
         _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, errors
-
-
-def marked(mark: str) -> list[int]:
-    """Living processes that inherited the mark."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-        except OSError:  # it has ended meanwhile, or is not ours
-            continue
-    return found
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 @pytest.fixture(scope="module")
