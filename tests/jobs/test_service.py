@@ -1,16 +1,10 @@
 """What the service does with a request, without Ray and models: the application over an easel of one colour."""
 
 import base64
-import hashlib
 import io
 import json
-import logging
-import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,51 +14,21 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from service import LIMITS, SIDE, Stand, listening, stand
+from service import ACCESS, EDITS, GENERATIONS, LIMITS, SIDE, SUBJECTS, ask, listening, receipt_of, stand
 
 from flexip.checkpoint import CheckpointError
 from flexip.images import decode_image, encode_png
 from jobs.console import UserError
 from jobs.receipt import DrawnCanvas, Receipt, read_receipt, sha256
 from jobs.serve import ServeConfig, build
-from jobs.serving.access import AccessConfig, Rate
+from jobs.serving.access import AccessConfig
 from jobs.serving.deployment import Capacity, ScalingConfig, Settings, application
 from jobs.serving.hooks import HooksConfig, load_hooks
 from jobs.serving.models import RegistryConfig
-from jobs.serving.subjects import SubjectsConfig, SubjectStore
+from jobs.serving.subjects import SubjectsConfig
 from jobs.serving.unanswered import middlewares
 
-GENERATIONS, EDITS, SUBJECTS = "/v1/images/generations", "/v1/images/edits", "/v1/subjects"
 FORM = {"prompt": "x", "num_inference_steps": "4"}
-KEYS = {"alice": "key of alice", "bob": "key of bob"}
-ACCESS = AccessConfig(keys={name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()})
-
-
-@pytest.fixture
-def service(tmp_path) -> Stand:
-    return stand(tmp_path / "subjects")
-
-
-@pytest.fixture
-def client(service) -> Iterator[TestClient]:
-    with TestClient(service.app) as client:
-        yield client
-
-
-@pytest.fixture
-def guarded(tmp_path) -> Iterator[TestClient]:
-    with TestClient(stand(tmp_path / "subjects", ACCESS).app) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def png(reference) -> bytes:
-    return encode_png(reference)
-
-
-@pytest.fixture(scope="module")
-def picture(png) -> str:
-    return base64.b64encode(png).decode()
 
 
 def refuses_seed_7(picture: np.ndarray, receipt: Receipt) -> str:
@@ -73,23 +37,6 @@ def refuses_seed_7(picture: np.ndarray, receipt: Receipt) -> str:
 
 def blue(picture: np.ndarray, receipt: Receipt) -> np.ndarray:
     return np.stack([picture[:, :, 0], picture[:, :, 1], np.full_like(picture[:, :, 2], 255)], axis=2)
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {KEYS[name]}"}
-
-
-def ask(client: TestClient, **fields: Any) -> Any:
-    return client.post(GENERATIONS, json={"prompt": "a creature", "num_inference_steps": 4, "seed": 5} | fields)
-
-
-def upload(client: TestClient, png: bytes, **more: Any) -> Any:
-    return client.post(SUBJECTS, files={"image": ("who.png", png)}, **more)
-
-
-def receipt_of(answer: Any) -> Receipt:
-    assert answer.status_code == 200, answer.text
-    return read_receipt(base64.b64decode(answer.json()["data"][0]["b64_json"]))
 
 
 @pytest.mark.parametrize(
@@ -271,103 +218,6 @@ def test_a_deployment_by_yaml_needs_keys_and_a_shared_folder(tmp_path):
         build(ServeConfig(**whole))
 
 
-def test_a_subject_is_uploaded_once_and_used_by_its_id(client, service, png, picture):
-    kept = upload(client, png).json()
-    assert kept["sha256"] == sha256(png)
-    assert client.get(SUBJECTS).json()["data"] == [kept]
-    assert client.get(f"{SUBJECTS}/{kept['id']}").json() == kept
-    by_id, by_picture = ask(client, subjects=[{"subject_id": kept["id"]}]), ask(client, subjects=[{"image": picture}])
-    assert receipt_of(by_id) == receipt_of(by_picture)
-    np.testing.assert_array_equal(service.asked[0].subjects[0].reference, service.asked[1].subjects[0].reference)
-    assert (service.references.encoded, service.references.hits) == (1, 1)
-
-
-def test_a_subject_is_visible_to_its_key_alone(guarded, png):
-    kept = upload(guarded, png, headers=bearer("alice")).json()["id"]
-    assert guarded.get(SUBJECTS, headers=bearer("bob")).json()["data"] == []
-    body = {"prompt": "x", "num_inference_steps": 1, "subjects": [{"subject_id": kept}]}
-    answers = [guarded.post(GENERATIONS, json=body, headers=bearer("bob"))]
-    answers += [guarded.request(method, f"{SUBJECTS}/{kept}", headers=bearer("bob")) for method in ("GET", "DELETE")]
-    found = {(answer.status_code, answer.json()["error"]["code"]) for answer in answers}
-    assert found == {(404, "subject_not_found")}
-    assert answers[0].json()["error"]["param"] == "subjects[0].subject_id"
-    assert guarded.get(f"{SUBJECTS}/{kept}", headers=bearer("alice")).status_code == 200
-
-
-def test_a_deleted_subject_is_gone_from_every_replica_and_its_cache(service, tmp_path, png):
-    other = stand(tmp_path / "subjects")
-    with TestClient(service.app) as here, TestClient(other.app) as there:
-        kept = upload(here, png).json()["id"]
-        for client in (here, there):
-            receipt_of(ask(client, subjects=[{"subject_id": kept}]))
-        assert other.references.bytes > 0
-        assert here.delete(f"{SUBJECTS}/{kept}").json()["deleted"] is True
-        assert service.references.bytes == 0
-        assert ask(there, subjects=[{"subject_id": kept}]).status_code == 404
-        other.store.sweep()
-        assert other.references.bytes == 0
-        other.references.encode(other.asked[-1].subjects[0].references)  # by a request that was on its way
-        other.store.sweep()
-        assert other.references.bytes == 0
-        assert here.delete(f"{SUBJECTS}/{kept}").status_code == 404
-
-
-def test_subjects_expire_and_are_deleted_then_but_nothing_else_is(tmp_path, reference):
-    now = [1000.0]
-    store = SubjectStore(tmp_path, seconds=60, most=2, clock=lambda: now[0])
-    first = store.add("alice", reference, "0" * 64, True)
-    assert (first.created_at, first.expires_at) == (1000, 1060)
-    now[0] = 1030
-    second = store.add("alice", reference, "1" * 64, False)
-    foreign = tmp_path / "alice" / "notes.txt"
-    foreign.write_text("kept")
-    os.utime(foreign, (0, 0))
-    assert store.all("alice") == [first, second]
-    now[0] = 1061
-    assert store.all("alice") == [second]
-    store.sweep()
-    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["notes.txt", f"{second.id}.png"]
-
-
-def test_a_key_has_room_for_so_many_subjects(client, png):
-    assert [upload(client, png).status_code for _ in range(4)] == [200, 200, 200, 403]
-    kept = client.get(SUBJECTS).json()["data"]
-    client.delete(f"{SUBJECTS}/{kept[0]['id']}")
-    assert upload(client, png).status_code == 200
-
-
-def test_without_its_key_a_client_gets_nothing_but_health(guarded, png):
-    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEYS['bob']}"}):
-        for method, path in (("POST", GENERATIONS), ("POST", EDITS), ("GET", SUBJECTS), ("GET", "/metrics")):
-            answer = guarded.request(method, path, headers=headers)
-            assert (answer.status_code, answer.json()["error"]["param"]) == (401, "authorization")
-            assert answer.headers["www-authenticate"] == "Bearer"
-    assert guarded.get("/healthz").status_code == 200
-    assert guarded.get("/v1/models", headers=bearer("bob")).status_code == 200
-
-
-def test_a_key_that_asks_too_often_is_told_when_to_come_back(tmp_path):
-    access = AccessConfig(keys=ACCESS.keys, per_minute=2)
-    with TestClient(stand(tmp_path, access).app) as client:
-        body = {"prompt": "x", "num_inference_steps": 1}
-        answers = [client.post(GENERATIONS, json=body, headers=bearer("alice")) for _ in range(3)]
-        assert [answer.status_code for answer in answers] == [200, 200, 429]
-        assert 1 <= int(answers[2].headers["retry-after"]) <= 30
-        assert client.post(GENERATIONS, json=body, headers=bearer("bob")).status_code == 200
-
-
-def test_a_rate_fills_again_with_time():
-    now = [0.0]
-    rate = Rate(per_minute=30, clock=lambda: now[0])
-    assert [rate.wait("a") for _ in range(30)] == [0.0] * 30
-    assert rate.wait("a") == pytest.approx(2)
-    now[0] = 1.5
-    assert rate.wait("a") == pytest.approx(0.5)
-    now[0] = 2.1
-    assert rate.wait("a") == 0
-    assert rate.wait("a") > 1.8
-
-
 def events(answer: Any) -> list[tuple[str, dict[str, Any]]]:
     assert answer.headers["content-type"].startswith("text/event-stream")
     blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
@@ -420,13 +270,6 @@ def test_a_body_that_comes_too_slowly_is_a_408(tmp_path):
     assert b"body: not here after 0.5 s" in answer
 
 
-@pytest.mark.parametrize(("host", "open_to_all"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
-def test_only_a_loopback_service_needs_no_keys(tmp_path, host, open_to_all):
-    assert ServeConfig(checkpoint=tmp_path, host=host, access=ACCESS).access.keys
-    with nullcontext() if open_to_all else pytest.raises(ValueError, match="give access"):
-        ServeConfig(checkpoint=tmp_path, host=host)
-
-
 def test_what_is_not_ready_in_time_is_given_up(tmp_path):
     with TestClient(stand(tmp_path, limits=LIMITS.model_copy(update={"seconds": 1e-9})).app) as client:
         answer, stream = ask(client), ask(client, stream=True)
@@ -451,15 +294,3 @@ def test_metrics_count_what_was_done(client, picture):
     assert samples["flexip_queue_rows", None] == 0
     stages = {stage: samples["flexip_stage_seconds_count", stage] for stage in ("decode", "wait", "draw", "encode")}
     assert stages == {"decode": 2, "wait": 4, "draw": 4, "encode": 2}
-
-
-def test_nothing_that_a_client_sent_is_logged(client, picture, caplog, tmp_path):
-    with caplog.at_level(logging.DEBUG, "ray.serve"):
-        assert ask(client, prompt="boom secret").status_code == 500
-        ask(client, prompt="a secret", subjects=[{"image": picture}])
-        ask(client, prompt="a secret", gate=7)
-        client.get(f"{SUBJECTS}/secret")
-    logged = "\n".join(record.getMessage() + str(record.exc_text) for record in caplog.records if "ray" in record.name)
-    assert "ZeroDivisionError" in logged
-    assert "secret" not in logged
-    assert not list(Path(tmp_path).rglob("*secret*"))

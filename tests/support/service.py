@@ -1,5 +1,7 @@
 """The HTTP application without Ray or models: pictures of one colour, in as many calls as the request has steps."""
 
+import base64
+import hashlib
 import threading
 import time
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from flexip.calibration import Calibration
 from flexip.encoders import Encoders
@@ -20,6 +23,7 @@ from flexip.images import Rgb
 from flexip.model import FlexIP
 from flexip.references import ReferenceCache
 from flexip.request import Request
+from jobs.receipt import Receipt, read_receipt
 from jobs.serving.access import AccessConfig
 from jobs.serving.app import Service, build_app
 from jobs.serving.batching import Batcher
@@ -30,6 +34,9 @@ from jobs.serving.requests import LimitsConfig, Served
 from jobs.serving.rows import Job
 from jobs.serving.subjects import SubjectStore
 
+GENERATIONS, EDITS, SUBJECTS = "/v1/images/generations", "/v1/images/edits", "/v1/subjects"
+KEYS = {"alice": "key of alice", "bob": "key of bob"}
+ACCESS = AccessConfig(keys={name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()})
 SIDE = 16  # [px] of every picture
 LIMITS = LimitsConfig(images=4, steps=10, prompt=100, body_mb=0.2, body_seconds=2, image_megapixels=0.1, seconds=20)
 NO_HOOKS = Hooks()
@@ -148,3 +155,19 @@ def listening(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+def ask(client: TestClient, **fields: Any) -> Any:
+    """The answer to a request for a picture in four steps."""
+    return client.post(GENERATIONS, json={"prompt": "a creature", "num_inference_steps": 4, "seed": 5} | fields)
+
+
+def upload(client: TestClient, png: bytes, **more: Any) -> Any:
+    """The answer to the upload of a subject."""
+    return client.post(SUBJECTS, files={"image": ("who.png", png)}, **more)
+
+
+def receipt_of(answer: Any) -> Receipt:
+    """What the first picture of an answer says of itself."""
+    assert answer.status_code == 200, answer.text
+    return read_receipt(base64.b64decode(answer.json()["data"][0]["b64_json"]))
