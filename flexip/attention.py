@@ -107,8 +107,8 @@ class SelfAttention(AttnProcessor2_0):
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, subject=None
     ) -> Tensor:
-        if subject is not None and subject.companion is not None:
-            attn = subject.companion.adapt(attn, self.name)
+        if subject is not None:
+            attn = adapted_layer(attn, subject, self.name)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
@@ -137,7 +137,7 @@ class GatedCrossAttention(AttnProcessor2_0):
                 f"{self.name}: conditioning has {subject.gate.rows} rows, the UNet's batch {hidden_states.shape[0]};"
                 " call condition() with the pipeline's own guidance_scale and number of images"
             )
-        layer = attn if subject.companion is None else subject.companion.adapt(attn, self.name)
+        layer = adapted_layer(attn, subject, self.name)
         query = split_heads(layer.to_q(hidden_states), attn.heads)
         text = _text_keys_values(self.name, layer, encoder_hidden_states, subject)
         z = _attend(query, text, attn, _text_mask(attn, attention_mask, encoder_hidden_states))
@@ -147,6 +147,11 @@ class GatedCrossAttention(AttnProcessor2_0):
         hidden_states = layer.to_out[0](merge_heads(z))
         hidden_states = layer.to_out[1](hidden_states)
         return hidden_states / attn.rescale_output_factor
+
+
+def adapted_layer(attn: Any, subject: SubjectConditioning, name: str) -> Any:
+    """The layer as the companion's rows see it."""
+    return attn if subject.companion is None else subject.companion.adapt(attn, name)
 
 
 def add_subjects(
@@ -243,7 +248,7 @@ def project_subjects(
 def project_text(unet: nn.Module, text: Float[Tensor, "B L D"], subject: SubjectConditioning) -> None:
     """Fills the conditioning's cache with the text's keys and values of every layer."""
     for name, layer in cross_attention_layers(unet):
-        _text_keys_values(name, layer, text, subject)
+        _text_keys_values(name, adapted_layer(layer, subject, name), text, subject)
 
 
 def regroup(

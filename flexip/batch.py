@@ -15,7 +15,10 @@ from flexip.canvas import Ground, prepare_ground
 from flexip.diffusion import add_noise, guide, predict_original
 from flexip.engine import Engine
 from flexip.request import Request, gate_at
+from flexip.saa import Faces, layout_guidance, regroup_faces
 from flexip.solvers import Schedule, Solver, solver_schedule, solver_step
+
+THRESHOLD = 0.3  # below it a face's w is 0 in sampling, as in DynamicID's published sampler
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Rows:
     text: Float[Tensor, "R L D"]
     subject: SubjectConditioning  # its gate is replaced at every step
     entry: Int[Tensor, " S"]  # whose row each of its rows is, of the requests' subjects counted through
+    faces: Faces | None = None  # of all rows that have people
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def advance(engine: Engine, batch: Batch) -> Batch:
         latents[owner],
         timesteps[owner],
         encoder_hidden_states=rows.text,
-        cross_attention_kwargs={KEYWORD: replace(rows.subject, gate=gate)},
+        cross_attention_kwargs={KEYWORD: replace(rows.subject, gate=gate, companion=_guided_faces(batch))},
         return_dict=False,
     )[0]
     kind = engine.pipe.scheduler.config["prediction_type"]
@@ -143,9 +147,29 @@ def prepare_rows(engine: Engine, requests: Sequence[Request]) -> Rows:
         text = torch.cat([text, encoders.encode_text([requests[i].negative_prompt for i in guided])])
         tokens = join_tokens(tokens, absent.select(_members(counts, guided).to(text.device)))
     gate = gate_at(requests, [0] * len(requests), engine.latent_size).select(entry)
-    subject = replace(model.conditioning(tokens, gate), rows=_acting(counts, owners, text.device))
+    faces = _faces(engine, requests, guided)
+    acting = _acting(counts, owners, text.device)
+    subject = replace(model.conditioning(tokens, gate), rows=acting, companion=faces)
     project_text(engine.pipe.unet, text, subject)
-    return Rows(torch.tensor(owners), text, subject, entry)
+    return Rows(torch.tensor(owners), text, subject, entry, faces)
+
+
+def _faces(engine: Engine, requests: Sequence[Request], guided: Sequence[int]) -> Faces | None:
+    """The people of each UNet row; in unconditional rows nobody stands where somebody is."""
+    if not any(r.people for r in requests):
+        return None
+    if engine.casting is None:
+        raise ValueError("people: this engine casts none; load a DynamicID with load_people, or ask for nobody")
+    people = [*(r.people for r in requests), *(engine.casting.absent(requests[i].people) for i in guided)]
+    return engine.casting.model.faces(people, engine.latent_size, threshold=THRESHOLD)
+
+
+def _guided_faces(batch: Batch) -> Faces | None:
+    """The faces with the layout guidance of each request's own step."""
+    if batch.rows.faces is None:
+        return None
+    guidance = [layout_guidance(step, r.steps) for step, r in zip(batch.steps, batch.requests, strict=True)]
+    return batch.rows.faces.at(torch.tensor(guidance)[batch.rows.request])
 
 
 def _members(counts: Sequence[int], groups: Sequence[int]) -> Int[Tensor, " S"]:
@@ -213,8 +237,9 @@ def _regrouped(batches: Sequence[Batch], chosen: Sequence[int]) -> Batch:
     parts = [(b.rows.subject, b.rows.text) for b in batches]
     subject, text = regroup(parts, torch.tensor(index, device=device), members)
     counts = [len(requests[i].subjects) for i in chosen]
-    subject = replace(subject, rows=_acting(counts, request, device))
-    rows = Rows(torch.tensor(request), text, subject, _members(counts, request))
+    faces = regroup_faces([(b.rows.faces, len(b.rows.request)) for b in batches], index)
+    subject = replace(subject, rows=_acting(counts, request, device), companion=faces)
+    rows = Rows(torch.tensor(request), text, subject, _members(counts, request), faces)
     of_requests = torch.tensor(list(chosen), device=device)
     latents, originals = (torch.cat([getattr(b, n) for b in batches])[of_requests] for n in ("latents", "originals"))
     ground = _stacked([b.ground for b in batches]).select(of_requests)

@@ -21,14 +21,20 @@ from torch import Tensor
 
 from flexip.adapters import AdapterConfig, Adapters
 from flexip.calibration import Calibration
+from flexip.casting import Casting
+from flexip.dynamicid import DynamicID
 from flexip.encoders import EncoderNames, Encoders, load_encoders, load_pipeline
 from flexip.engine import Engine
+from flexip.face_encoder import FaceConfig
+from flexip.faces import FaceLibrary
+from flexip.imr import ReconfiguratorConfig
 from flexip.model import AdapterBuilder, FlexIP
 from flexip.pocket import adapters_path
 from flexip.training import TrainState
 
 FORMAT = 1
 METHODS: Mapping[str, AdapterBuilder] = {"flexip": Adapters}
+FACES = "faces"  # whose fingerprint a DynamicID's has beside the encoders': the face library
 WEIGHTS, CONFIG, STATE = "adapters.safetensors", "config.json", "training_state.safetensors"
 
 
@@ -52,7 +58,7 @@ class Snapshot:
 
 
 def take_snapshot(
-    model: FlexIP,
+    model: FlexIP | DynamicID,
     *,
     names: EncoderNames,
     fingerprints: Mapping[str, str],
@@ -72,7 +78,7 @@ def take_snapshot(
         "fingerprints": dict(fingerprints),
         "training": dict(training or {}),
     }
-    weights = {name: _copied(p) for name, p in (averaged or model.trainable()).items()}
+    weights = {name: _copied(p) for name, p in (model.stored() | averaged).items()}
     return Snapshot(weights, config, _state_tensors(state) if state else {}, state.step if state else 0)
 
 
@@ -81,10 +87,11 @@ def write_snapshot(directory: Path | str, snapshot: Snapshot) -> Path:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).unlink(missing_ok=True)
+    people = snapshot.config["architecture"].get("method") == "dynamicid"
     header = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": "FlexIP adapters",
-        "modelspec.architecture": "stable-diffusion-v1/flexip",
+        "modelspec.title": "DynamicID" if people else "FlexIP adapters",
+        "modelspec.architecture": f"stable-diffusion-v1/{'dynamicid' if people else 'flexip'}",
         "modelspec.implementation": "flexip",
     }
     save_file(snapshot.weights, directory / WEIGHTS, metadata=header)
@@ -96,7 +103,7 @@ def write_snapshot(directory: Path | str, snapshot: Snapshot) -> Path:
 
 def save_checkpoint(
     directory: Path | str,
-    model: FlexIP,
+    model: FlexIP | DynamicID,
     *,
     names: EncoderNames,
     fingerprints: Mapping[str, str],
@@ -146,9 +153,10 @@ def load_checkpoint(
     """
     directory = checkpoint_path(directory)
     config = read_config(directory)
+    _check_method(directory, config, adapters)
     names = names or EncoderNames(**config["encoders"])
     encoders = load_encoders(names, device, dtype)
-    _check_fingerprints(directory, config, encoders)
+    _check_fingerprints(directory, config, encoders.fingerprints)
     return _assemble(directory, config, encoders, load_pipeline(names.base, device, dtype), adapters)
 
 
@@ -160,7 +168,8 @@ def load_beside(engine: Engine, directory: Path | str, adapters: Mapping[str, Ad
     """
     directory = checkpoint_path(directory)
     config = read_config(directory)
-    _check_fingerprints(directory, config, engine.encoders)
+    _check_method(directory, config, adapters)
+    _check_fingerprints(directory, config, engine.encoders.fingerprints)
     other = _assemble(directory, config, engine.encoders, engine.pipe, adapters)
     theirs, ours = other.model.config, engine.model.config
     base = EncoderNames(**config["encoders"]).base
@@ -171,16 +180,67 @@ def load_beside(engine: Engine, directory: Path | str, adapters: Mapping[str, Ad
     ):
         if found != wanted:
             raise CheckpointError(f"checkpoint {directory}: {what} {found}, where the others have {wanted}")
-    return dataclasses.replace(other, references=engine.references)
+    return dataclasses.replace(other, references=engine.references, casting=engine.casting)
 
 
-def _check_fingerprints(directory: Path, config: Mapping[str, Any], encoders: Encoders) -> None:
+def load_people(engine: Engine, directory: Path | str, library: FaceLibrary) -> Engine:
+    """The engine with a DynamicID on its frozen models, for requests with people; those without are drawn as before.
+
+    Args:
+        directory: a checkpoint of either stage. library: looks at pictures of people; the one it was trained with.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`; a checkpoint of adapters, or of another face library.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    _check_fingerprints(directory, config, engine.encoders.fingerprints | {FACES: library.fingerprint})
+    model = build_people(engine.pipe.unet, config, directory)
+    load_adapters(model, directory)
+    model.to(engine.encoders.device, engine.encoders.dtype).eval()
+    return dataclasses.replace(engine, casting=Casting(model, engine.encoders, library, _digest(directory)))
+
+
+def build_people(
+    unet: Any, config: Mapping[str, Any], directory: Path | str, second: ReconfiguratorConfig | None = None
+) -> DynamicID:
+    """A DynamicID of the checkpoint's architecture on a UNet.
+
+    Args:
+        second: the reconfigurator that it is to get, in place of the checkpoint's.
+
+    Raises:
+        CheckpointError: as `build_model`.
+    """
+    architecture = dict(config["architecture"])
+    if architecture.get("method") != "dynamicid":
+        raise CheckpointError(f"checkpoint {directory}: holds adapters, no DynamicID; give one of either stage")
+    stored = architecture.get("reconfigurator")
+    try:
+        if stored and second is None:
+            second = ReconfiguratorConfig(**stored | {"channels": tuple(stored["channels"])})
+        return DynamicID(unet, FaceConfig(**architecture["faces"]), second)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {directory}: of another architecture: {error}") from error
+
+
+def _check_method(directory: Path | str, config: Mapping[str, Any], adapters: Mapping[str, AdapterBuilder]) -> None:
+    method = config["architecture"].get("method", "flexip")
+    if method not in adapters:
+        raise CheckpointError(f"checkpoint {directory}: method {method!r}; known here: {', '.join(adapters)}")
+
+
+def _check_fingerprints(directory: Path, config: Mapping[str, Any], found: Mapping[str, str]) -> None:
     for family, trained in config["fingerprints"].items():
-        if encoders.fingerprints[family] != trained:
+        if found.get(family) != trained:
             raise CheckpointError(
-                f"checkpoint {directory}: trained on {family} encoder {trained}, but {encoders.names} has"
-                f" {encoders.fingerprints[family]}; load the encoder it was trained with"
+                f"checkpoint {directory}: trained on {family} encoder {trained}, but here is {found.get(family)};"
+                " load the encoder it was trained with"
             )
+
+
+def _digest(directory: Path) -> str:
+    return hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
 
 
 def _assemble(
@@ -189,10 +249,9 @@ def _assemble(
     model = build_model(pipe.unet, config, directory, adapters)
     load_adapters(model, directory)
     model.to(encoders.device, encoders.dtype).eval()
-    digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
     encoders = dataclasses.replace(encoders, detail=model.config.detail)
     stored = config.get("calibration")
-    return Engine(model, encoders, pipe, digest, Calibration(**stored) if stored else None)
+    return Engine(model, encoders, pipe, _digest(directory), Calibration(**stored) if stored else None)
 
 
 def store_calibration(directory: Path | str, calibration: Calibration) -> None:
@@ -217,10 +276,7 @@ def build_model(
     """
     known = {f.name for f in dataclasses.fields(AdapterConfig)}
     architecture = {"method": "flexip", "detail": "dino"} | config["architecture"]
-    if architecture["method"] not in adapters:
-        raise CheckpointError(
-            f"checkpoint {directory}: method {architecture['method']!r}; known here: {', '.join(adapters)}"
-        )
+    _check_method(directory, config, adapters)
     if set(architecture) != known:
         odd = sorted(set(architecture) ^ known)
         raise CheckpointError(f"checkpoint {directory}: architecture fields {odd} are missing or unknown")
@@ -230,18 +286,22 @@ def build_model(
         raise CheckpointError(f"checkpoint {directory}: of another architecture: {error}") from error
 
 
-def load_adapters(model: FlexIP, directory: Path | str) -> None:
+def load_adapters(model: FlexIP | DynamicID, directory: Path | str) -> None:
     """Copy the checkpoint's tensors into the model, strictly.
 
     Raises:
         CheckpointError: lists names that are missing, unknown, or of another shape.
     """
+    load_tensors(model.stored(), directory)
+
+
+def load_tensors(ours: Mapping[str, Tensor], directory: Path | str) -> None:
+    """The same for some of a model's tensors, which have to be all that the checkpoint holds."""
     path = checkpoint_path(directory) / WEIGHTS
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
-    ours = model.trainable()
     problems = [
         _named("missing", sorted(ours.keys() - tensors.keys())),
         _named("unknown", sorted(tensors.keys() - ours.keys())),

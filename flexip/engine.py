@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexip.calibration import Calibration
+from flexip.casting import Casting
 from flexip.encoders import Encoders
 from flexip.model import FlexIP
 from flexip.references import ReferenceCache
@@ -19,6 +20,7 @@ class Engine:
     digest: str = ""  # SHA-256 of the adapters' file, hex; empty for a model that was never saved
     calibration: Calibration | None = None  # what its dial means, where that was measured
     references: ReferenceCache | None = None  # features that are kept from one request to the next
+    casting: Casting | None = None  # DynamicID on the same base model, for requests with people
 
     @property
     def latent_size(self) -> tuple[int, int]:

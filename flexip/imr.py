@@ -44,7 +44,7 @@ class MotionInputs:
     maps: Float[Tensor, "B 1 96 96"]  # -1..1, see `landmark_map`
     prompts: Float[Tensor, "B Dt"]  # zeros where nothing is said
 
-    def select(self, rows: Tensor) -> "MotionInputs":
+    def select(self, rows: Tensor | slice) -> "MotionInputs":
         """The given rows, in that order; rows may repeat."""
         return MotionInputs(self.maps[rows], self.prompts[rows])
 

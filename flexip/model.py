@@ -48,8 +48,12 @@ class FlexIP(nn.Module):
         install_processors(unet)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The trained parameters by name: what a checkpoint holds."""
+        """The trained parameters by name."""
         return {name: p for name, p in self.named_parameters() if not name.startswith("unet.")}
+
+    def stored(self) -> dict[str, nn.Parameter]:
+        """What a checkpoint holds, by name: the trained parameters."""
+        return self.trainable()
 
     def subject_tokens(
         self,

@@ -14,6 +14,7 @@ from flexip.adapters import Merging
 from flexip.canvas import Canvas, check_mask
 from flexip.gate import Gate, Weights, at_step
 from flexip.images import Rgb
+from flexip.people import Person, check_count
 from flexip.solvers import MOST_LCM_STEPS, Solver
 
 
@@ -48,10 +49,11 @@ class Request:
     """One picture asked for, of one subject, of several, or of none: then the base model answers.
 
     A subject with a mask acts there. Those without one act everywhere, each with its share of their weights: two with
-    half of their own.
+    half of their own. Somebody may be a subject and one of the people: then both parts add up.
 
     Raises:
-        ValueError: a number of steps, a solver, a guidance, a schedule, a block's weight or a mask out of bounds.
+        ValueError: a number of steps, a solver, a guidance, a schedule, a block's weight or a mask out of bounds; too
+            many people.
     """
 
     prompt: str
@@ -68,6 +70,7 @@ class Request:
     mask: Float[np.ndarray, "H W"] | None = None
     others: tuple[Subject, ...] = ()  # further subjects in the same picture
     canvas: Canvas | None = None  # what is painted into
+    people: tuple[Person, ...] = ()  # whose faces are in it, beside the subjects; the engine's `casting` makes them
 
     def __post_init__(self):
         if not 1 <= self.steps <= 1000:
@@ -78,6 +81,7 @@ class Request:
             raise ValueError(f"steps: {self.steps} must be within 1..{MOST_LCM_STEPS} for the solver lcm")
         if not np.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale: {self.guidance_scale} must be a finite number; 1 means no guidance")
+        check_count(len(self.people))
         for subject in (self, *self.subjects):
             for weights in (subject.preservation, subject.personalization):
                 at_step(weights, 0, self.steps)

@@ -13,6 +13,7 @@ as if the others had none.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -171,17 +172,21 @@ def project_faces(
     )
 
 
-def regroup_faces(parts: Sequence[tuple[Faces, int]], rows: Sequence[int]) -> Faces:
+def regroup_faces(parts: Sequence[tuple[Faces | None, int]], rows: Sequence[int]) -> Faces | None:
     """The faces of chosen UNet rows of several batches, counted through, as one batch; nothing is projected anew.
 
     Args:
-        parts: faces of each batch, and its number of UNet rows; options are those of the first. rows: in the new order.
+        parts: faces of each batch, if it has any, and its number of UNet rows; options are those of the first that has.
+        rows: in the new order. None: there are no faces in them.
     """
-    faces, counts = zip(*parts, strict=True)
-    starts = [sum(counts[:n]) for n in range(len(counts))]
-    owners = [row + start for one, start in zip(faces, starts, strict=True) for row in one.rows.tolist()]
+    starts = accumulate((count for _, count in parts), initial=0)
+    peopled = [(one, start) for (one, _), start in zip(parts, starts, strict=False) if one is not None]
+    owners = [row + start for one, start in peopled for row in one.rows.tolist()]
     place = {row: n for n, row in enumerate(rows)}
     picked = sorted((place[owner], i) for i, owner in enumerate(owners) if owner in place)
+    if not picked:
+        return None
+    faces = [one for one, _ in peopled]
     device = faces[0].rows.device
     index = torch.tensor([i for _, i in picked], dtype=torch.long, device=device)
     longest = max(one.shares.shape[1] for one in faces)

@@ -66,6 +66,8 @@ class Drawing:
         if not requests:
             return
         _check(self._engine, [*requests.values()])
+        if engine and engine.casting is not self._engine.casting and any(r.people for r in requests.values()):
+            raise ValueError("people: of another casting than the drawing's; engines share one (`load_beside`)")
         coming = admit(engine or self._engine, [*requests.values()], [*requests])
         self._batch = join(self._batch, coming) if self._batch else coming
 

@@ -56,6 +56,18 @@ class ReconfigurationBatch:
     noisy: Float[Tensor, "B C h w"]  # the target's latents
     timesteps: Int[Tensor, " B"]
 
+    def select(self, rows: slice) -> "ReconfigurationBatch":
+        """Some of the rows."""
+        return ReconfigurationBatch(
+            self.tokens[rows],
+            self.wanted[rows],
+            self.source.select(rows),
+            self.target.select(rows),
+            self.text[rows],
+            self.noisy[rows],
+            self.timesteps[rows],
+        )
+
 
 @dataclass(frozen=True)
 class MotionDrops:
@@ -222,3 +234,9 @@ def reconfiguration_loss(
         right = anchored.predict(batch.noisy, batch.timesteps, batch.text, batch.wanted)
     found = anchored.predict(batch.noisy, batch.timesteps, batch.text, tokens)
     return loss + weight * denoising_loss(found, right)
+
+
+def edit_loss(model: DynamicID, batch: ReconfigurationBatch, weight: float = 1.0) -> Float[Tensor, " B"]:
+    """L_edit of a model that holds its reconfigurator and the anchored parts, which are frozen."""
+    assert model.reconfigurator is not None
+    return reconfiguration_loss(model.reconfigurator, batch, model, weight)
