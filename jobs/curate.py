@@ -6,6 +6,8 @@
 
     python -m jobs.curate --input.path clips/ --output runs/look --dry-run 50      a report on 50 of the inputs, no more
 
+    python -m jobs.curate faces --config configs/pocket/faces.yaml      people in seven expressions and five poses
+
 The same command again goes on where it ended, whatever ended it. Of a dataset that is complete:
 
     python -m jobs.curate verify runs/dataset                      every file against its SHA-256
@@ -22,9 +24,10 @@ from flexip.encoders import EncoderNames
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, ModelsConfig, RayConfig, load
 from jobs.console import UserError, command_line, progress, say
-from pipelines.curate import backfill, curate, dry_run
+from pipelines.curate import backfill, curate, curate_faces, dry_run
+from pipelines.face_shards import FaceSettings
 from pipelines.settings import CurationSettings
-from pipelines.shards import Manifest, verify
+from pipelines.shards import FACES, Manifest, verify
 
 
 class CurateConfig(JobConfig, CurationSettings):
@@ -85,6 +88,29 @@ def try_out(config: CurateConfig) -> Path:
     return path
 
 
+class FacesConfig(JobConfig, FaceSettings):
+    """Draw people of the pocket world in seven expressions and five poses each: a dataset for DynamicID."""
+
+    output: Path = Field(description="dataset directory to write; must not hold one yet")
+    models: ModelsConfig = Field(default=ModelsConfig(), description="frozen encoders")
+    ray: RayConfig = Field(default=RayConfig(), description="where it runs")
+
+    def settings(self) -> FaceSettings:
+        """The part that decides the dataset's bytes."""
+        return FaceSettings(**{name: getattr(self, name) for name in FaceSettings.model_fields})
+
+
+def draw_faces(config: FacesConfig) -> Manifest:
+    """Raises DatasetError when that is not possible."""
+    names = EncoderNames(**config.models.model_dump())
+    with ray_session(config.ray):
+        gpu = gpu_wanted(config.ray)
+        manifest = curate_faces(config.settings(), names, config.output, use_gpu=gpu, say=say, progress=progress)
+    rows = manifest.sizes[FACES]
+    say("dataset", ", ".join(f"{rows[split]} {split} of {n} people" for split, n in manifest.clusters.items()))
+    return manifest
+
+
 class FeaturesConfig(JobConfig):
     """Compute one feature family of a finished dataset anew, leaving all others alone."""
 
@@ -124,6 +150,8 @@ def main(argv: list[str] | None = None) -> None:
         check(Path(words[1]))
     elif words[:1] == ["features"] and len(words) >= 2:
         renew_features(Path(words[1]), load(FeaturesConfig, words[2:], "python -m jobs.curate features DATASET"))
+    elif words[:1] == ["faces"]:
+        draw_faces(load(FacesConfig, words[1:], "python -m jobs.curate faces"))
     elif words[:1] in (["verify"], ["features"]):
         raise UserError(f"{words[0]}: give the dataset's directory, as in python -m jobs.curate {words[0]} DATASET")
     else:

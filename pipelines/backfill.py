@@ -32,6 +32,8 @@ def plan_family(manifest: Manifest, family: str) -> list[FamilyPart]:
     Raises:
         DatasetError: no such family.
     """
+    if shards.FACES in manifest.sizes:
+        raise DatasetError("features: of a dataset of faces no family is computed anew; curate it once more")
     known = (*features.FAMILIES, features.OPTIONAL)
     if family not in known:
         raise DatasetError(f"only = features.{family}: no such family; known are {', '.join(known)}")

@@ -24,9 +24,23 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from flexip.rows import SubjectRow
-from pipelines import cross, features, ledger, looks, outputs, pretrained, report, report_html, sources, stages, staging
+from pipelines import (
+    cross,
+    face_shards,
+    features,
+    ledger,
+    looks,
+    outputs,
+    pretrained,
+    report,
+    report_html,
+    sources,
+    stages,
+    staging,
+)
 from pipelines.backfill import FamilyPart, plan_family, replaced_family
 from pipelines.cross import Joined
+from pipelines.face_shards import FacePart, FaceSettings
 from pipelines.listing import list_sources
 from pipelines.outputs import DRY_RUN, STAGING
 from pipelines.records import UNITS, Source, StageCount, pack
@@ -42,6 +56,7 @@ from pipelines.workers import (
     ReadFrames,
     Row,
     Run,
+    WriteFaces,
     WriteFamily,
     WriteShard,
     hash_sources,
@@ -187,12 +202,42 @@ def backfill(
     identity = {"only": f"features.{family}", "encoder": mark, "device": info["device"]}
     with ledger.open_run(output / STAGING, identity) as folder:
         run = Run(settings, names, info, folder, output, use_gpu)
-        _do(list(plan), partial(_family_pass, run, plan), run, "features", progress)
+        _do(list(plan), partial(_family_pass, run, plan), run.folder, "features", progress)
         files = [FileEntry(**entry) for name in plan for entry in _record(folder, name)["files"]]
         manifest, files = replaced_family(manifest, family, names, info, files)
         manifest = write_manifest(output, manifest, files)
     sweep(output, set(manifest.files))
     ledger.discard(output / STAGING)
+    return manifest
+
+
+def curate_faces(
+    settings: FaceSettings, names: "EncoderNames", output: Path, *, use_gpu: bool, say: Say, progress: Progress
+) -> Manifest:
+    """A dataset of faces at `output`, begun or gone on with. Needs a running Ray.
+
+    Raises:
+        DatasetError: the output holds something else, or of other settings or models; not one face was accepted.
+    """
+    _quieten()
+    task: Any = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(cast(Any, face_shards.describe))
+    info: dict[str, Any] = cast(Any, ray.get(task.remote(names, gpu=use_gpu, threads=settings.threads)))
+    output = output.absolute()
+    if made := face_shards.finished(output, settings, info):
+        say("curate", f"{output} is complete already")
+        return made
+    outputs.check_output(output)
+    plan = {part.name: part for part in face_shards.plan_parts(settings)}
+    with ledger.open_run(output / STAGING, face_shards.identity_of(settings, info)) as folder:
+        told = (settings, names, info, folder, output, use_gpu)
+        _do(list(plan), partial(_face_pass, told, plan), folder, "parts", progress)
+        records = [_record(folder, name) for name in plan]
+        files = [FileEntry(**entry) for record in records for entry in record["files"]]
+        manifest = face_shards.make_manifest(settings, names, info, records)
+        sweep(output, {entry.path for entry in files})
+        manifest = write_manifest(output, manifest, files)
+    ledger.discard(output / STAGING)
+    say("faces", report.count_line(StageCount(**{k: v for k, v in manifest.counts["face"].items() if k != "inputs"})))
     return manifest
 
 
@@ -217,7 +262,7 @@ def _plan(run: Run, listed: Sequence[Source], say: Say, progress: Progress) -> _
     others = [stages.source_row(source) for source in hashed if source.status != "accepted"]
     say("sources", f"{len(listed)} files, {len(units)} units of work in {settings.input.path}")
     by_key = {unit.key: unit for unit in units}
-    wall = _do(list(by_key), partial(_unit_pass, run, by_key), run, "clips", progress)
+    wall = _do(list(by_key), partial(_unit_pass, run, by_key), run.folder, "clips", progress)
     staged = [StagedUnit.from_record(_record(folder, unit.key)) for unit in units]
     duplicates = looks.near_duplicates(folder, list(by_key), settings.duplicates)
     staged = staging.without_duplicates(folder, staged, duplicates)
@@ -253,7 +298,7 @@ def _cross(
         items = [{"unit": name, "links": json.dumps(by_key[name].links)} for name in missing]
         return _rows(items).map(partial(stage_cross, run=run), num_cpus=0.5)
 
-    _do(list(by_key), cross_pass, run, "links", progress)
+    _do(list(by_key), cross_pass, run.folder, "links", progress)
     return [StagedUnit.from_record(_record(run.folder, key)) for key in by_key], joined
 
 
@@ -264,8 +309,8 @@ def _curate(run: Run, listed: Sequence[Source], say: Say, progress: Progress) ->
     if not plan.counts["pair"].accepted:
         told = report.reasons(plan.counts)
         raise DatasetError(f"input.path = {settings.input.path}: not one pair was accepted; {told}")
-    _do(list(plan.shards), partial(_shard_pass, run, plan.shards), run, "features", progress)
-    _do(list(plan.parts), partial(_subject_pass, run, plan.parts), run, "rows", progress)
+    _do(list(plan.shards), partial(_shard_pass, run, plan.shards), run.folder, "features", progress)
+    _do(list(plan.parts), partial(_subject_pass, run, plan.parts), run.folder, "rows", progress)
     names = (*plan.shards, *plan.parts)
     files = [FileEntry(**entry) for name in names for entry in _record(folder, name)["files"]]
     files += staging.write_others(plan.others, run.output)
@@ -302,11 +347,11 @@ def _times(run: Run, staged: Sequence[StagedUnit], wall: float) -> list[StageTim
 
 
 def _do(
-    names: Sequence[str], make_pass: Callable[[Sequence[str]], Dataset], run: Run, what: str, progress: Progress
+    names: Sequence[str], make_pass: Callable[[Sequence[str]], Dataset], folder: Path, what: str, progress: Progress
 ) -> float:
     """Runs a pass over the units that are not finished. Seconds that it took, 0 when some were finished before."""
     began = time.perf_counter()
-    missing = [name for name in names if ledger.finished(run.folder, name) is None]
+    missing = [name for name in names if ledger.finished(folder, name) is None]
     with progress(len(names), what, what.rstrip("s")) as bar:
         bar.update(len(names) - len(missing))
         if missing:
@@ -368,6 +413,15 @@ def _family_pass(run: Run, plan: dict[str, FamilyPart], missing: Sequence[str]) 
     )
 
 
+def _face_pass(told: tuple[Any, ...], plan: dict[str, FacePart], missing: Sequence[str]) -> Dataset:
+    """Parts of people to files, each drawn, looked at and encoded by one actor. Bound by CPU."""
+    items = [{"name": name, "part": json.dumps(dataclasses.asdict(plan[name]))} for name in missing]
+    *_, use_gpu = told
+    pools = Pools.of_cluster(use_gpu).at_most(len(missing))
+    wanted = pools.encoding() if use_gpu else {"compute": ActorPoolStrategy(size=pools.searchers), "num_cpus": 0.5}
+    return _rows(items).map(cast(Any, WriteFaces), fn_constructor_args=[*told], **wanted)
+
+
 def _subject_pass(run: Run, parts: dict[str, SubjectPart], missing: Sequence[str]) -> Dataset:
     """Staged subject rows, brought together into files of a useful size."""
     items = [{"name": name, "part": json.dumps(dataclasses.asdict(parts[name]))} for name in missing]
@@ -382,7 +436,7 @@ def _hash(run: Run, listed: Sequence[Source], progress: Progress) -> list[Source
         items = [{"unit": name, "sources": pack(by_name[name], Source)} for name in missing]
         return _rows(items).map(partial(hash_sources, run=run), num_cpus=0.5)
 
-    _do(list(by_name), hash_pass, run, "hashes", progress)
+    _do(list(by_name), hash_pass, run.folder, "hashes", progress)
     hashed = [Source(**entry) for name in by_name for entry in _record(run.folder, name)["sources"]]
     return sources.reject_duplicates(hashed)
 

@@ -3,6 +3,7 @@
     manifest.json                                       what is in it: configuration, counts, SHA-256 of every file
     <invariant|variant>/pairs/part-00000-<content>.parquet        PairRow
     <invariant|variant>/<family>-<fingerprint>/part-00000-<content>.parquet    pair_id and a feature; rows as in pairs
+    faces/...                                           of another kind of dataset, see pipelines.face_shards
     subjects/part-00000-<content>.parquet               every SubjectRow: accepted, rejected, quarantined
     contact_sheet.png
     report.html                                         not in the manifest: it tells times, which no two runs share
@@ -23,11 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flexip.rows import DATASETS, SPLITS, DatasetName, PairRow, Split
+from flexip.rows import DATASETS, SPLITS, PairRow, Split
 
 SCHEMA_VERSION = 2  # 2: parts are named by content; consent and provenance
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+FACES = "faces"  # the one dataset of those that hold people's pictures
 GROUP_BYTES = 4 << 20  # a row group is what a random read decodes: a few MiB
 
 
@@ -75,7 +77,7 @@ def part_name(number: int, content: str) -> str:
 
 
 def feature_table(pair_ids: Sequence[str], family: str, values: np.ndarray) -> pa.Table:
-    """pair_id and one column of fixed-size lists, each row flattened."""
+    """pair_id, or a face's key under that name, and one column of fixed-size lists, each row flattened."""
     flat = np.ascontiguousarray(values).reshape(len(values), -1)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
     schema = pa.schema([pa.field("pair_id", pa.string(), nullable=False), pa.field(family, lists.type, nullable=False)])
@@ -108,7 +110,7 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def sweep(root: Path, listed: Collection[str]) -> None:
     """Removes what an earlier start left in the dataset's folders and no manifest will list."""
-    for folder in (*DATASETS, "subjects"):
+    for folder in (*DATASETS, FACES, "subjects"):
         for path in (root / folder).rglob("*"):
             if path.is_file() and path.relative_to(root).as_posix() not in listed:
                 path.unlink()
@@ -166,54 +168,62 @@ def verify(path: str | Path) -> Manifest:
 
 def open_dataset(path: str | Path, cache_bytes: int = 1 << 30) -> "PairDataset":
     """Open a dataset for reading; `cache_bytes` bounds the decoded row groups kept in memory. Raises DatasetError."""
-    return PairDataset(Path(path), read_manifest(path), cache_bytes)
+    manifest = read_manifest(path)
+    if FACES in manifest.sizes:
+        raise DatasetError(f"{path}: holds faces, for DynamicID, and no pairs; name a dataset of pairs")
+    return PairDataset(Path(path), manifest, cache_bytes)
 
 
 class PairDataset:
     """Pairs and their features. Rows of a split are numbered from 0 in the order of the parts. Not thread-safe."""
 
+    names: tuple[str, ...] = DATASETS
+    table = "pairs"  # folder of the rows
+    row_class: type[Any] = PairRow
+    told = ("pair_id", "caption")  # columns of the rows that come with their features
+
     def __init__(self, root: Path, manifest: Manifest, cache_bytes: int):
         self.root = root
         self.manifest = manifest
         self._cache = GroupCache(cache_bytes)
-        self._parts = {name: self._list_parts(name) for name in DATASETS}
-        self._rows = {name: self._index_splits(name) for name in DATASETS}
+        self._parts = {name: self._list_parts(name) for name in self.names}
+        self._rows = {name: self._index_splits(name) for name in self.names}
 
-    def size(self, dataset: DatasetName, split: Split) -> int:
+    def size(self, dataset: str, split: Split) -> int:
         """Number of pairs."""
         return len(self._rows[dataset][split])
 
-    def pairs(self, dataset: DatasetName, split: Split, columns: Sequence[str] | None = None) -> pa.Table:
-        """The pairs of a split as a table of PairRow, or of some of its columns."""
+    def pairs(self, dataset: str, split: Split, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a split as a table of PairRow, or of some of its columns."""
         wanted = None if columns is None else [*columns, *({"split"} - set(columns))]
-        folder = self.root / dataset / "pairs"
+        folder = self.root / dataset / self.table
         tables = [self._load(folder / name, wanted) for name, _ in self._parts[dataset]]
         if not tables:
-            raise DatasetError(f"{self.root}: holds no {dataset} pairs; the manifest says {self.manifest.sizes}")
+            raise DatasetError(f"{self.root}: holds no {dataset} {self.table}; the manifest says {self.manifest.sizes}")
         table = pa.concat_tables(tables)
         kept = table.take(pa.array(self._rows[dataset][split]))
         return kept if columns is None else kept.select(list(columns))
 
-    def read(
-        self, dataset: DatasetName, split: Split, rows: Sequence[int], families: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """Features of some rows in the order asked for: family -> (len(rows), *shape), and `pair_id` and `caption`."""
+    def read(self, dataset: str, split: Split, rows: Sequence[int], families: Sequence[str]) -> dict[str, np.ndarray]:
+        """Features of some rows in the order asked for: family -> (len(rows), *shape), and the columns `told`."""
         numbers = self._rows[dataset][split][np.asarray(rows, dtype=np.int64)]
         result: dict[str, np.ndarray] = {}
         for family in families:
             folder = self.root / feature_folder(dataset, family, self.manifest.fingerprints[family])
             values = self._gather(folder, dataset, numbers, family)
             result[family] = np.stack(values).reshape(len(numbers), *self.manifest.shapes[family])
-        for column in ("pair_id", "caption"):
-            result[column] = np.array(self._gather(self.root / dataset / "pairs", dataset, numbers, column))
+        for column in self.told:
+            result[column] = np.array(self._gather(self.root / dataset / self.table, dataset, numbers, column))
         return result
 
-    def read_pairs(self, dataset: DatasetName, split: Split, rows: Sequence[int]) -> list[PairRow]:
+    def read_pairs(self, dataset: str, split: Split, rows: Sequence[int]) -> list[Any]:
         """Some pairs in the order asked for, with their pictures."""
         numbers = self._rows[dataset][split][np.asarray(rows, dtype=np.int64)]
-        folder = self.root / dataset / "pairs"
-        columns = {f.name: self._gather(folder, dataset, numbers, f.name) for f in fields(PairRow)}
-        return [PairRow(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+        folder = self.root / dataset / self.table
+        columns = {f.name: self._gather(folder, dataset, numbers, f.name) for f in fields(self.row_class)}
+        return [
+            self.row_class(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)
+        ]
 
     def _gather(self, folder: Path, dataset: str, numbers: np.ndarray, column: str) -> list[Any]:
         names, starts = [name for name, _ in self._parts[dataset]], self._starts(dataset)
@@ -226,14 +236,14 @@ class PairDataset:
 
     def _list_parts(self, dataset: str) -> list[tuple[str, int]]:
         """File name and rows of each part, in their order."""
-        prefix, listed = f"{dataset}/pairs/", sorted(self.manifest.files.items())
+        prefix, listed = f"{dataset}/{self.table}/", sorted(self.manifest.files.items())
         return [(name.removeprefix(prefix), entry["rows"]) for name, entry in listed if name.startswith(prefix)]
 
     def _starts(self, dataset: str) -> np.ndarray:
         return np.cumsum([0, *(rows for _, rows in self._parts[dataset])])
 
     def _index_splits(self, dataset: str) -> dict[str, np.ndarray]:
-        folder = self.root / dataset / "pairs"
+        folder = self.root / dataset / self.table
         columns = [self._load(folder / name, ["split"])["split"] for name, _ in self._parts[dataset]]
         names = np.array([value for column in columns for value in column.to_pylist()], dtype=str)
         return {split: np.flatnonzero(names == split) for split in SPLITS}
@@ -286,4 +296,4 @@ def _to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.FixedSizeListArray):
         return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
-    return np.array(array.to_pylist(), dtype=object)
+    return np.fromiter(array.to_pylist(), object, len(array))  # a list stays a value, however long the others are
