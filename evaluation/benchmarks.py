@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -103,6 +104,17 @@ def cases_of(subject: Subject, prompts: Iterable[str]) -> list[Case]:
     return [Case((subject.name,), i, prompt.replace("{}", subject.word)) for i, prompt in enumerate(prompts)]
 
 
+def without_subject(prompt: str, words: Sequence[str]) -> str:
+    """What a prompt says beside its subjects: "a happy dog on a beach" without "dog" is "on a beach"; may be empty.
+
+    The article and up to three words before the subject go with it, for they describe it.
+    """
+    for word in words:
+        name = re.escape(word)
+        prompt = re.sub(rf"\b(an?|the)\s+(\w+\s+){{0,3}}?{name}\b|\b{name}\b", "", prompt, flags=re.IGNORECASE)
+    return " ".join(prompt.split()).strip(" ,.")
+
+
 def pooled(benchmarks: Sequence[Benchmark]) -> tuple[Benchmark, list[str]]:
     """Several benchmarks as one, and a line for every subject that was left out.
 
@@ -126,6 +138,25 @@ def pooled(benchmarks: Sequence[Benchmark]) -> tuple[Benchmark, list[str]]:
             if all(name in alias for name in case.subjects):
                 cases.append(replace(case, subjects=tuple(alias[name] for name in case.subjects)))
     return Benchmark("+".join(benchmark.name for benchmark in benchmarks), tuple(subjects), tuple(cases)), dropped
+
+
+def without_broken(benchmark: Benchmark) -> tuple[Benchmark, list[str]]:
+    """The benchmark without subjects that have a photograph which is no picture, and a line for each of those.
+
+    Raises:
+        BenchmarkError: no subject is left; the message is about the first.
+    """
+    broken = dict[str, str]()
+    for subject in benchmark.subjects:
+        try:
+            _ = [photo.image for photo in subject.photos]
+        except BenchmarkError as error:
+            broken[subject.name] = f"{subject.name}: {error}"
+    subjects = tuple(subject for subject in benchmark.subjects if subject.name not in broken)
+    cases = tuple(case for case in benchmark.cases if not broken.keys() & set(case.subjects))
+    if broken and not cases:
+        raise BenchmarkError(f"{benchmark.name}: no subject is left; {next(iter(broken.values()))}")
+    return replace(benchmark, subjects=subjects, cases=cases), list(broken.values())
 
 
 def manifest_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -31,23 +31,33 @@ class VectorCache:
     def vectors(
         self, maker: str, contents: Sequence[str], make: Callable[[Sequence[int]], Vectors], batch: int = 32
     ) -> Vectors:
-        """The vector of every content, made now where it is not kept.
+        """The vector of every content as one array; see `arrays`."""
+        return np.stack(self.arrays(maker, contents, make, batch))
+
+    def arrays(
+        self,
+        maker: str,
+        contents: Sequence[str],
+        make: Callable[[Sequence[int]], Sequence[Float[np.ndarray, " width"]] | Vectors],
+        batch: int = 32,
+    ) -> list[Float[np.ndarray, " width"]]:
+        """What is made of every content, float32 of any length; made now where it is not kept.
 
         Args:
-            maker: id of what makes vectors: other weights or preprocessing must have another.
+            maker: id of what makes it: other weights or preprocessing must have another.
             contents: hash of each picture or text.
-            make: vectors of the contents at these indices, at most `batch` of them.
+            make: of the contents at these indices, at most `batch` of them.
         """
         known = self._known(maker, contents)
         first = {content: i for i, content in reversed([*enumerate(contents)])}
         missing = sorted(i for content, i in first.items() if content not in known)
         for start in range(0, len(missing), batch):
             indices = missing[start : start + batch]
-            made = np.asarray(make(indices), dtype=np.float32)
+            made = [np.asarray(row, dtype=np.float32) for row in make(indices)]
             fresh = {contents[i]: row for i, row in zip(indices, made, strict=True)}
             self._store(maker, fresh)
             known |= fresh
-        return np.stack([known[content] for content in contents])
+        return [known[content] for content in contents]
 
     def _known(self, maker: str, contents: Sequence[str]) -> dict[str, Float[np.ndarray, " width"]]:
         wanted, known = sorted(set(contents)), dict[str, np.ndarray]()

@@ -20,6 +20,7 @@ from flexip.pocket.oracle import ATTRIBUTES, OracleName
 from flexip.pocket.pretrain_oracle import load_oracle
 
 Vectors = Float[np.ndarray, "items width"]
+Patches = Float[np.ndarray, "items patches width"]
 
 
 class EyeError(ValueError):
@@ -35,6 +36,7 @@ class Eye:
     resize: str  # from a picture to the encoder's pixels, in words
     see: Callable[[Sequence[Rgb]], Vectors]
     read: Callable[[Sequence[str]], Vectors] | None = None
+    patches: Callable[[Sequence[Rgb]], Patches] | None = None  # tokens of the whole picture, squeezed to a square
 
     @property
     def maker(self) -> str:
@@ -81,13 +83,15 @@ def clip_eye(name: str = "ViT-B-32-quickgelu/openai", device: str = "cpu") -> Ey
 def dino_eye(name: str = "vit_small_patch16_224.dino", device: str = "cpu") -> Eye:
     """[CLS] of a timm vision transformer, by default DINO v1's ViT-S/16: shorter side 256 bicubic, centre 224.
 
-    `pocket` is the mean of unit patch tokens of the pocket DINOv2, which keeps no [CLS]. A name may be followed by
-    `@FILE`: weights to read instead of downloading them.
+    `pocket`, or a transformers name or folder (`facebook/dinov2-large`): the mean of a DINOv2's unit patch tokens, as
+    the adapters see it. A timm name may be followed by `@FILE`: weights to read instead of downloading them.
 
     Raises:
         EyeError: no such model, or its weights are not there.
     """
-    return _pocket_dino(device) if name == "pocket" else _timm_eye(name, device)
+    if name == "pocket" or ("/" in name.partition("@")[0] and ":" not in name):
+        return _patch_eye(name, device)
+    return _timm_eye(name, device)
 
 
 def _timm_eye(name: str, device: str) -> Eye:
@@ -109,6 +113,7 @@ def _timm_eye(name: str, device: str) -> Eye:
         transforms.Normalize(model.pretrained_cfg["mean"], model.pretrained_cfg["std"]),
     ]
     transform: Any = transforms.Compose(steps)
+    as_pixels: Any = transforms.Compose(steps[2:])
     weights = fingerprint(model.state_dict().items(), str(transform))
     model.to(device).eval().requires_grad_(False)
 
@@ -117,28 +122,44 @@ def _timm_eye(name: str, device: str) -> Eye:
         pixels = torch.stack([transform(Image.fromarray(image)) for image in images]).to(device)
         return model(pixels).float().cpu().numpy()
 
-    return Eye(model_name, weights, "shorter side to 256, bicubic, antialiased; centre 224", see)
+    @torch.inference_mode()
+    def patches(images: Sequence[Rgb]) -> Patches:
+        squares = torch.stack([as_pixels(resize(image, (side, side))) for image in images]).to(device)
+        return model.forward_features(squares)[:, model.num_prefix_tokens :].float().cpu().numpy()
+
+    return Eye(model_name, weights, "shorter side to 256, bicubic, antialiased; centre 224", see, patches=patches)
 
 
-def _pocket_dino(device: str) -> Eye:
+def _patch_eye(name: str, device: str) -> Eye:
     import torch
     from transformers import AutoImageProcessor, Dinov2Model
 
-    folder = str(pocket.weights_path() / "dino")
-    model: Any = Dinov2Model.from_pretrained(folder, dtype=torch.float32)
-    processor: Any = AutoImageProcessor.from_pretrained(folder)
+    folder = str(pocket.weights_path() / "dino") if name == "pocket" else name
+    try:
+        model: Any = Dinov2Model.from_pretrained(folder, dtype=torch.float32)
+        processor: Any = AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise EyeError(f"DINO {name!r}: cannot be loaded ({_first_line(error)}); {_HINT}") from error
     side = int(processor.crop_size["height"])
     weights = fingerprint(model.state_dict().items(), f"{side} mean of unit patches")
     model.to(device).eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def see(images: Sequence[Rgb]) -> Vectors:
-        squares = [resize(pad_square(image), (side, side)) for image in images]
+    def patches(images: Sequence[Rgb]) -> Patches:
+        squares = [resize(image, (side, side)) for image in images]
         inputs = processor(squares, do_resize=False, do_center_crop=False, return_tensors="pt")
-        patches = model(pixel_values=inputs["pixel_values"].to(device)).last_hidden_state[:, 1:]
-        return mean_patch(patches.float().cpu().numpy())
+        return model(pixel_values=inputs["pixel_values"].to(device)).last_hidden_state[:, 1:].float().cpu().numpy()
 
-    return Eye("pocket DINOv2", weights, f"padded to a square, {side} px, bicubic, antialiased", see)
+    def see(images: Sequence[Rgb]) -> Vectors:
+        return mean_patch(patches([pad_square(image) for image in images]))
+
+    return Eye(
+        "pocket DINOv2" if name == "pocket" else name,
+        weights,
+        f"padded to a square, {side} px, bicubic, antialiased",
+        see,
+        patches=patches,
+    )
 
 
 def oracle_eye(name: OracleName) -> Eye:

@@ -1,53 +1,94 @@
-"""The plots of a report, drawn without any display or global state."""
+"""The plots of dials, as SVG that a page can carry: paths in the plane, and curves over the dial."""
 
 import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.summary import Curve, Summary
+from evaluation.gate_sweep import GateSweep
 
-COLOURS = ("#1f5fa8", "#4c9bd6", "#c8571b")  # of Summary.curves
-
-
-def gate_figure(summary: Summary) -> bytes:
-    """PNG of four panels: each metric against gamma with its band, and the path that identity takes against text."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    panels = list(figure.subplots(2, 2).flat)
-    gammas = np.asarray(summary.protocol.gammas)
-    for axes, curve, colour in zip(panels, summary.curves, COLOURS, strict=False):
-        _curve(axes, gammas, curve, colour)
-    _trade(panels[-1], gammas, summary)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e8ec", linewidth=0.8)
-        axes.set_axisbelow(True)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()
+COLOURS = ("#c8571b", "#1f5fa8", "#2f8f6b", "#8a5aa8", "#b0892a", "#4c9bd6")
+INK, FAINT, RULE = "#22242a", "#6f747c", "#e6e4de"
+Point = tuple[float, float]
 
 
-def _curve(axes: Axes, gammas: np.ndarray, curve: Curve, colour: str) -> None:
-    interval = curve.interval
-    for values in curve.per_subject:
-        axes.plot(gammas, values, color=colour, alpha=0.22, linewidth=0.8)
-    if np.all(np.isfinite(interval.low)):
-        label = f"{interval.confidence:.0%} over {interval.subjects} subjects"
-        axes.fill_between(gammas, interval.low, interval.high, color=colour, alpha=0.16, linewidth=0, label=label)
-    axes.plot(gammas, interval.mean, marker="o", markersize=4, color=colour, label="mean")
-    if np.isfinite(curve.control):
-        axes.axhline(curve.control, color="#6e737c", linestyle=":", linewidth=1.4, label=curve.control_name)
-    axes.set(title=curve.name, xlabel="γ   (0: the prompt alone, 1: the subject alone)", ylabel="cosine")
-    axes.legend(frameon=False, fontsize=9)
+def plane_figure(
+    sweeps: Sequence[GateSweep],
+    points: Mapping[str, Point],
+    controls: Mapping[str, Point],
+    names: tuple[str, str] | None = None,
+) -> str:
+    """Every dial's path in the plane of identity and text, its front filled; methods without a dial, and controls.
+
+    names: of the two axes; none: those of the first sweep.
+    """
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    axes = figure.subplots()
+    for sweep, colour in zip(sweeps, _colours(len(sweeps)), strict=True):
+        path, front = sweep.points, sweep.front
+        axes.plot(path[:, 0], path[:, 1], color=colour, linewidth=1.8, marker="o", markersize=4, mfc="white", zorder=3)
+        axes.plot(front[:, 0], front[:, 1], "o", color=colour, markersize=5, label=sweep.method, zorder=4)
+        for index in {0, len(sweep.settings) - 1}:
+            _label(axes, f"{sweep.settings[index]:g}", (path[index, 0], path[index, 1]), colour)
+    for (name, point), colour in zip(points.items(), _colours(len(points), len(sweeps)), strict=True):
+        axes.plot(*point, "s", color=colour, markersize=7, label=name, zorder=4)
+    for name, point in controls.items():
+        if np.isfinite(point).all():
+            axes.plot(*point, "x", color=FAINT, markersize=7, markeredgewidth=1.6, zorder=2)
+            _label(axes, name, point, FAINT)
+    if sweeps:
+        corner = sweeps[0].corner
+        axes.axvline(corner[0], color=FAINT, linewidth=0.8, linestyle=":")
+        axes.axhline(corner[1], color=FAINT, linewidth=0.8, linestyle=":")
+    axes.margins(0.12)
+    kept, said = names or (sweeps[0].identity_name, sweeps[0].text_name)
+    _dress(axes, f"identity: {kept}", f"prompt: {said}")
+    axes.legend(frameon=False, fontsize=9, loc="best")
+    return _svg(figure)
 
 
-def _trade(axes: Axes, gammas: np.ndarray, summary: Summary) -> None:
-    identity, text = summary.identity_dino.interval.mean, summary.text.interval.mean
-    axes.plot(text, identity, color="#9aa1ac", linewidth=1)
-    axes.scatter(text, identity, c=gammas, cmap="viridis", s=36, zorder=3)
-    for i in sorted({0, len(gammas) // 2, len(gammas) - 1}):
-        point = (float(text[i]), float(identity[i]))
-        axes.annotate(f"γ = {gammas[i]:g}", point, xytext=(7, 4), textcoords="offset points", fontsize=9)
-    axes.margins(0.16)
-    axes.set(xlabel="text alignment (CLIP)", ylabel="identity (DINO)", title="The exchange: up and right is better")
+def curves_figure(sweeps: Sequence[GateSweep]) -> str:
+    """Identity and text against the setting, the mean with its band."""
+    figure = Figure(figsize=(5.4, 5.4), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for sweep, colour in zip(sweeps, _colours(len(sweeps)), strict=True):
+        for axes, curve in zip(panels, sweep.curves, strict=True):
+            axes.plot(
+                sweep.settings, curve.mean, color=colour, linewidth=2, marker="o", markersize=3.5, label=sweep.method
+            )
+            if np.isfinite(curve.low).all():
+                axes.fill_between(sweep.settings, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
+    for axes, name in zip(panels, (sweeps[0].identity_name, sweeps[0].text_name), strict=True):
+        _dress(axes, "", name)
+    panels[1].set_xlabel("γ, or the method's scale", color=INK, fontsize=9.5)
+    panels[0].legend(frameon=False, fontsize=9)
+    return _svg(figure)
+
+
+def _colours(count: int, start: int = 0) -> list[str]:
+    return [COLOURS[(start + i) % len(COLOURS)] for i in range(count)]
+
+
+def _label(axes: Axes, text: str, point: Point, colour: str) -> None:
+    axes.annotate(text, point, (6, 6), textcoords="offset points", fontsize=8.5, color=colour)
+
+
+def _dress(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, color=INK, fontsize=9.5)
+    axes.set_ylabel(y, color=INK, fontsize=9.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=FAINT, labelsize=8.5)
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "flexip"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

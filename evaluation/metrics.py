@@ -97,18 +97,12 @@ def patch_mask(mask: Mask, side: int) -> Bool[np.ndarray, " patches"]:
     return (share >= 0.5) | (share == share.max())
 
 
-def masked_patch_similarity(
-    image: Float[np.ndarray, "patches width"],
-    image_mask: Bool[np.ndarray, " patches"],
-    reference: Float[np.ndarray, "references width"],
-    reference_mask: Bool[np.ndarray, " references"],
-) -> float:
+def patch_similarity(image: Float[np.ndarray, "patches width"], reference: Float[np.ndarray, "others width"]) -> float:
     """Mean, over the reference subject's patches, of the best cosine with a patch of the image's subject (as in MaSC).
 
     It does not ask where in the picture the subject stands, nor what is behind it.
     """
-    cosines = unit(reference[reference_mask]) @ unit(image[image_mask]).T
-    return float(cosines.max(axis=1).mean())
+    return float((unit(reference) @ unit(image).T).max(axis=1).mean())
 
 
 def clip_iqa(
@@ -169,19 +163,6 @@ def accuracy(read: Int[np.ndarray, " images"], stated: Int[np.ndarray, " images"
 def identity_similarity(references: Float[np.ndarray, "subjects width"], generated: SweepEmbeddings) -> Sweep:
     """Cosine of each generated image with the reference that conditioned it."""
     return np.einsum("sd,sprgd->sprg", unit(references), unit(generated))
-
-
-def wrong_subject_similarity(references: Float[np.ndarray, "subjects width"], generated: SweepEmbeddings) -> Sweep:
-    """Mean cosine of each generated image with the references of all *other* subjects.
-
-    The level that identity similarity must beat to mean anything. NaN when there is one subject.
-    """
-    count = len(references)
-    if count < 2:
-        return np.full(generated.shape[:-1], np.nan)
-    every = np.einsum("td,sprgd->sprgt", unit(references), unit(generated))
-    own = np.einsum("sprgs->sprg", every)
-    return (every.sum(axis=-1) - own) / (count - 1)
 
 
 def text_alignment(prompts: Float[np.ndarray, "prompts width"], generated: SweepEmbeddings) -> Sweep:

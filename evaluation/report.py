@@ -1,195 +1,249 @@
-"""One self-contained HTML page about one sweep: pictures inlined, nothing loaded from anywhere."""
+"""The report of an evaluation: one HTML file that loads nothing, and the same as JSON."""
 
 import base64
-from html import escape
-from string import Template
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from typing import Any
 
+import jinja2
 import numpy as np
-from jaxtyping import UInt8
 
-from evaluation.figures import gate_figure
+from evaluation.answers import Answer
+from evaluation.benchmarks import Benchmark
+from evaluation.calibration_check import Check
+from evaluation.figures import curves_figure, plane_figure
+from evaluation.gate_sweep import GateSweep
+from evaluation.leaderboard import CONTROLS, Entry, Leaderboard, Standing
+from evaluation.scoring import Column
 from evaluation.statistics import Interval
-from evaluation.summary import Curve, Summary
-from flexip.images import encode_png
+from flexip.images import Rgb, encode_jpeg, pad_square, resize
 
+TILE = 112  # [px] of a picture in the gallery
+GALLERY_SUBJECTS, GALLERY_PROMPTS, WORST = 6, 2, 8
 FEW_SUBJECTS = 10  # below this a percentile interval over subjects is known to be too narrow
 
 
-def render_report(summary: Summary, sheet: UInt8[np.ndarray, "H W 3"], title: str = "Gate sweep") -> str:
-    """The page as text: the sweep, the curves, a table per gamma, how it was measured and how far to trust it."""
-    return _PAGE.substitute(
-        title=escape(title),
-        style=_STYLE,
-        lead=_lead(summary),
-        cards=_cards(summary),
-        sheet=_inline(encode_png(sheet), "The sweep: one row per subject and prompt, one column per gamma"),
-        figure=_inline(gate_figure(summary), "Identity and text alignment against gamma"),
-        table=_table(summary),
-        notes="".join(f"<li>{note}</li>" for note in _notes(summary)),
-        protocol=_protocol(summary),
-        protocol_id=summary.protocol.id,
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows."""
+
+    title: str
+    benchmark: Benchmark
+    board: Leaderboard
+    sweeps: Sequence[GateSweep]
+    identity: Column  # the two metrics that the trade is shown in
+    text: Column
+    answers: Sequence[Answer]  # of methods, not of controls
+    failures: Sequence[str] = ()  # a line each
+    notes: Sequence[str] = ()  # e.g. what pooling left out
+    remarks: Sequence[str] = ()  # what a reader must know before the numbers
+    checks: Sequence[Check] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(report: Report) -> str:
+    """The page."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "spread": spread}
+    template = environment.from_string(files("evaluation").joinpath("report.html.j2").read_text("utf-8"))
+    board = report.board
+    return template.render(
+        report=report,
+        board=board,
+        few=board.subjects < FEW_SUBJECTS,
+        pictures=len(report.answers),
+        columns=board.columns,
+        rows=[_row(board, entry) for entry in board.entries],
+        control_rows=[_row(board, entry) for entry in board.controls],
+        plane=_plane(report),
+        curves=curves_figure(report.sweeps) if report.sweeps else "",
+        gallery=_gallery(report),
+        worst=[(column, _worst(report, column)) for column in (report.identity, report.text)],
+        protocols=[(column.protocol, column.protocol.id) for column in board.columns],
     )
 
 
-def _inline(png: bytes, alt: str) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-
-
-def _lead(summary: Summary) -> str:
-    protocol = summary.protocol
-    subjects, prompts, gammas = len(summary.subjects), len(protocol.prompts), len(protocol.gammas)
-    drawn = subjects * prompts * len(protocol.seeds) * gammas
-    return (
-        f"{_count(subjects, 'subject')}, {_count(prompts, 'prompt')}, {_count(gammas, 'setting')} of the dial, "
-        f"{_count(drawn, 'picture')}. From left to right γ gives weight from the prompt to the subject; "
-        "everything else, the noise included, stays the same along a row."
-    )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _cards(summary: Summary) -> str:
-    gammas = summary.protocol.gammas
-    ends = f"γ = {gammas[0]:g} → {gammas[-1]:g}"
-    cards = [
-        ("identity kept", _ends(summary.identity_dino), f"DINO, {ends}"),
-        ("prompt followed", _ends(summary.text), f"CLIP, {ends}"),
-        ("dial against identity", _value(summary.tau), "Kendall's τ: 1 is a dial that only ever adds identity"),
-        ("dial against text", _value(summary.text_tau), "Kendall's τ: −1 is a dial that only ever takes from the text"),
-    ]
-    return "".join(
-        f'<div class="card"><b>{escape(name)}</b><span>{value}</span><small>{escape(hint)}</small></div>'
-        for name, value, hint in cards
-    )
-
-
-def _ends(curve: Curve) -> str:
-    return f"{curve.interval.mean[0]:.3f} → {curve.interval.mean[-1]:.3f}"
-
-
-def _value(interval: Interval, index: int | None = None) -> str:
-    mean, low, high = (
-        float(values if index is None else values[index]) for values in (interval.mean, interval.low, interval.high)
-    )
-    if not np.isfinite(mean):
-        return "–"
-    spread = f' <i class="ci">[{low:.3f}, {high:.3f}]</i>' if np.isfinite(low) else ""
-    return f"{mean:.3f}{spread}"
-
-
-def _table(summary: Summary) -> str:
-    head = "".join(f"<th>{escape(curve.name)}</th>" for curve in summary.curves)
-    rows = "".join(
-        f"<tr><th>{gamma:g}</th>" + "".join(f"<td>{_value(curve.interval, i)}</td>" for curve in summary.curves)
-        for i, gamma in enumerate(summary.protocol.gammas)
-    )
-    controls = "".join(
-        f"<td>{_number(curve.control)}<br><small>{escape(curve.control_name)}</small></td>" for curve in summary.curves
-    )
-    return (
-        f"<table><thead><tr><th>γ</th>{head}</tr></thead><tbody>{rows}</tbody>"
-        f"<tfoot><tr><th>control</th>{controls}</tr></tfoot></table>"
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "–"
-
-
-def _notes(summary: Summary) -> list[str]:
-    subjects = len(summary.subjects)
-    notes = [
-        "The unit is the subject: values are averaged over prompts and seeds within a subject, and the brackets are "
-        f"{summary.tau.confidence:.0%} percentile intervals of a bootstrap over subjects.",
-        "Identity is measured by the same encoders that condition the model, which flatters it; compare settings of "
-        "one model with it, not models with each other.",
-        "The control under identity is the similarity to <em>another</em> subject's reference: only what lies above it "
-        "is identity. The control under text is what a plain copy of the reference would score.",
-    ]
-    if subjects < 2:
-        notes.insert(1, "<strong>One subject: nothing here can be generalised, and no interval is given.</strong>")
-    elif subjects < FEW_SUBJECTS:
-        few = f"Only {subjects} subjects: intervals of so small a sample are too narrow; the truth is less certain."
-        notes.insert(1, f"<strong>{few}</strong>")
-    return notes
-
-
-def _protocol(summary: Summary) -> str:
-    protocol = summary.protocol
-    facts = {
-        "protocol": protocol.id,
-        "checkpoint": summary.checkpoint,
-        **{
-            f"encoder, {family}": f"{protocol.encoders.get(family, '')} {fingerprint}".strip()
-            for family, fingerprint in protocol.fingerprints.items()
+def document(report: Report) -> dict[str, Any]:
+    """The same as plain JSON values; what is unknown is null."""
+    board = report.board
+    return {
+        "title": report.title,
+        "benchmark": {
+            "name": report.benchmark.name,
+            "digest": report.benchmark.digest,
+            "subjects": len(report.benchmark.units),
+            "cases": len(report.benchmark.cases),
         },
-        "pictures": f"{protocol.resolution} px, {protocol.steps} steps, guidance {protocol.guidance_scale:g}",
-        "seeds": ", ".join(str(seed) for seed in protocol.seeds),
-        "prompts": " · ".join(protocol.prompts),
-        "subjects": ", ".join(summary.subjects),
-        "reference": protocol.reference_policy,
-        "identity": protocol.identity,
-        "text alignment": protocol.text,
+        "pictures": len(report.answers),
+        "failures": list(report.failures),
+        "notes": list(report.notes),
+        "remarks": list(report.remarks),
+        "protocols": {c.name: {"id": c.protocol.id, **asdict(c.protocol)} for c in board.columns},
+        "flags": {name: list(why) for name, why in board.flags.items()},
+        "leaderboard": [_entry_document(board, entry) for entry in (*board.entries, *board.controls)],
+        "mean_rank_pool": board.ranking.pool if board.ranking else None,
+        "sweeps": [_sweep_document(sweep) for sweep in report.sweeps],
+        "checks": [asdict(check) | {"passed": check.passed} for check in report.checks],
+        "provenance": dict(report.provenance),
     }
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
 
 
-_STYLE = """
-:root { color-scheme: light; --ink: #1c1e22; --faint: #6e737c; --rule: #dee1e6; --wash: #f6f7f9; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 48px 32px 80px; color: var(--ink); background: #fff;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 34px; line-height: 1.15; margin: 0 0 8px; letter-spacing: -0.01em; }
-h2 { font-size: 20px; margin: 48px 0 12px; }
-p.lead { color: var(--faint); max-width: 96ch; margin: 0 0 24px; }
-img { display: block; width: 100%; height: auto; }
-figure { margin: 0; border: 1px solid var(--rule); border-radius: 10px; padding: 12px; overflow-x: auto; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 12px; margin: 0 0 28px; }
-.card { background: var(--wash); border-radius: 10px; padding: 14px 16px; display: flex; flex-direction: column; }
-.card b { font-size: 13px; font-weight: 600; color: var(--faint); }
-.card span { font-size: 22px; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.card small, td small { color: var(--faint); font-size: 12.5px; }
-.ci { font-style: normal; font-size: 13px; color: var(--faint); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 6px 12px; border-bottom: 1px solid var(--rule); vertical-align: top; }
-thead th { font-size: 13px; color: var(--faint); font-weight: 600; }
-tfoot { background: var(--wash); }
-tfoot th { font-weight: 600; }
-ul { max-width: 82ch; padding-left: 20px; }
-li { margin-bottom: 6px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; font-size: 14px; }
-dt { color: var(--faint); }
-dd { margin: 0; overflow-wrap: anywhere; }
-footer { margin-top: 56px; color: var(--faint); font-size: 13px; }
-"""
+def number(value: Any, digits: int = 3) -> str:
+    """A number as the page has it, a dash where there is none."""
+    value = float(value)
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
-_PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<h1>$title</h1>
-<p class="lead">$lead</p>
-<div class="cards">$cards</div>
-<figure>$sheet</figure>
-<h2>Curves</h2>
-<figure>$figure</figure>
-<h2>Per setting</h2>
-$table
-<h2>How to read this</h2>
-<ul>$notes</ul>
-<h2>How it was measured</h2>
-<dl>$protocol</dl>
-<footer>FlexIP evaluation, protocol $protocol_id. Numbers of different protocols do not belong in one table.</footer>
-</body>
-</html>
-"""
-)
+
+def spread(interval: Interval, digits: int = 3, place: int | tuple[()] = ()) -> str:
+    """`[low, high]`, or nothing where there is no interval; of several numbers' intervals, the one at this place."""
+    low, high = float(interval.low[place]), float(interval.high[place])
+    return f"[{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    entry: Entry
+    cells: list[Standing]
+    rank: float | None
+    rank_low: float
+    rank_high: float
+    half: float | None
+
+
+def _row(board: Leaderboard, entry: Entry) -> _Row:
+    cells = [board.standings[entry, column.name] for column in board.columns]
+    if board.ranking is None or entry not in board.entries:
+        return _Row(entry, cells, None, np.nan, np.nan, None)
+    place, interval, half = board.entries.index(entry), board.rank_interval, board.half_weighted
+    assert interval is not None
+    assert half is not None
+    low, high = float(interval.low[place]), float(interval.high[place])
+    return _Row(entry, cells, float(board.ranking.mean[place]), low, high, float(half.mean[place]))
+
+
+def _plane(report: Report) -> str:
+    board, names = report.board, (report.identity.name, report.text.name)
+
+    def point(entry: Entry) -> tuple[float, float]:
+        left, right = (float(board.standings[entry, name].interval.mean) for name in names)
+        return left, right
+
+    swept = {sweep.method for sweep in report.sweeps}
+    points = {entry.method: point(entry) for entry in board.entries if entry.method not in swept}
+    return plane_figure(report.sweeps, points, {entry.title: point(entry) for entry in board.controls}, names)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    method: str
+    tiles: list[tuple[str, str]]  # label and picture
+
+
+def _gallery(report: Report) -> list[dict[str, Any]]:
+    """Subject by subject and prompt by prompt: the reference, then each method at every setting, first seed."""
+    by_case: dict[tuple[str, int], dict[str, list[Answer]]] = {}
+    for answer in report.answers:
+        cell = answer.cell
+        by_case.setdefault((cell.unit, cell.number), {}).setdefault(cell.method, []).append(answer)
+    shown = []
+    for case in report.benchmark.cases:
+        units = {entry["unit"] for entry in shown}
+        if case.number >= GALLERY_PROMPTS or (case.unit not in units and len(units) >= GALLERY_SUBJECTS):
+            continue
+        strips = []
+        for method, answers in by_case.get((case.unit, case.number), {}).items():
+            seed = min(answer.cell.seed for answer in answers)
+            first = [answer for answer in answers if answer.cell.seed == seed]
+            first.sort(key=lambda answer: -1 if answer.cell.gamma is None else answer.cell.gamma)
+            strips.append(_Strip(method, [(_dial(answer), tile(answer.image)) for answer in first]))
+        references = [tile(report.benchmark.subject(name).reference.image) for name in case.subjects]
+        if strips:
+            shown.append({"unit": case.unit, "prompt": case.prompt, "references": references, "strips": strips})
+    return shown
+
+
+def _worst(report: Report, column: Column) -> list[dict[str, Any]]:
+    """The answers of all methods that score lowest, each beside its reference."""
+    scored = [(column.values.get(answer.cell, np.nan), answer) for answer in report.answers]
+    known = sorted((pair for pair in scored if np.isfinite(pair[0])), key=lambda pair: pair[0])
+    prompts = {(case.unit, case.number): case for case in report.benchmark.cases}
+    found = []
+    for value, answer in known[:WORST]:
+        case = prompts[answer.cell.unit, answer.cell.number]
+        found.append(
+            {
+                "value": value,
+                "title": f"{answer.cell.method} {_dial(answer)}".strip(),
+                "prompt": case.prompt,
+                "picture": tile(answer.image),
+                "reference": tile(report.benchmark.subject(case.subjects[0]).reference.image),
+            }
+        )
+    return found
+
+
+def _dial(answer: Answer) -> str:
+    return "" if answer.cell.gamma is None else f"γ {answer.cell.gamma:g}"
+
+
+def tile(image: Rgb, side: int = TILE) -> str:
+    """The picture as a data URI; small ones are enlarged by whole pixels, so that they show what they are."""
+    square = pad_square(image)
+    factor = 2 * side // len(square)
+    square = square.repeat(factor, 0).repeat(factor, 1) if factor >= 2 else resize(square, (2 * side, 2 * side))
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(square, quality=82)).decode()
+
+
+def _entry_document(board: Leaderboard, entry: Entry) -> dict[str, Any]:
+    row = _row(board, entry)
+    metrics = {}
+    for column, standing in zip(board.columns, row.cells, strict=True):
+        behind = standing.behind
+        metrics[column.name] = _interval(standing.interval) | {
+            "first_or_tie": standing.first and entry in board.entries,
+            "difference_from_best": _interval(behind.interval) if behind else None,
+            "verdict": behind.verdict if behind else None,
+            "p_holm": _finite(standing.p),
+            "detectable_difference": _finite(behind.detectable) if behind else None,
+        }
+    return {
+        "method": entry.method,
+        "gamma": entry.gamma,
+        "control": entry.method in CONTROLS,
+        "mean_rank": row.rank,
+        "mean_rank_interval": [_finite(row.rank_low), _finite(row.rank_high)],
+        "mean_rank_half_weighted": row.half,
+        "metrics": metrics,
+    }
+
+
+def _sweep_document(sweep: GateSweep) -> dict[str, Any]:
+    kept, said = sweep.curves
+    return {
+        "method": sweep.method,
+        "identity": sweep.identity_name,
+        "text": sweep.text_name,
+        "settings": sweep.settings.tolist(),
+        "identity_curve": _interval(kept),
+        "text_curve": _interval(said),
+        "front": sweep.front.tolist(),
+        "corner": sweep.corner.tolist(),
+        "area": _interval(sweep.area),
+        "kendall_tau_identity": _interval(sweep.tau_identity),
+        "kendall_tau_text": _interval(sweep.tau_text),
+        "largest_step": _interval(sweep.step),
+    }
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    values = {name: _plain(getattr(interval, name)) for name in ("mean", "low", "high")}
+    return values | {"n": interval.subjects, "confidence": interval.confidence}
+
+
+def _plain(values: np.ndarray) -> Any:
+    return _finite(float(values)) if np.ndim(values) == 0 else [_finite(float(value)) for value in values]
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if np.isfinite(value) else None

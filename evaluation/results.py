@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from evaluation.comparison import Grid, Scores, dial_quality, dominated, dominated_ratio
+from evaluation.comparison import Grid, Scores, single_steps
+from evaluation.gate_sweep import GateSweep, area_ratio
 from evaluation.pocket import Truth
-from evaluation.statistics import Interval, crossed_bootstrap
+from evaluation.statistics import Interval
 from flexip.pocket.oracle import ATTRIBUTES
 
 HOPED_TAU, HOPED_STEP, HOPED_RATIO = 0.95, 0.2, 1.2
@@ -26,6 +27,10 @@ class Contender:
     agreement: float  # share of attributes that both oracles read alike
     parameters: int  # trained
     minutes: float  # of one training
+
+    def sweep(self, corner: tuple[float, float]) -> GateSweep:
+        """Its dial; areas count from the corner."""
+        return self.scores.sweep(self.title, corner)
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,17 @@ def chance(truth: Truth) -> tuple[float, float]:
 
 def comparison_table(contenders: Sequence[Contender], corner: tuple[float, float]) -> list[str]:
     """A line for each method: where its dial begins and ends, the area it dominates, and ours over it."""
-    ours, lines = contenders[0], []
-    for one in contenders:
-        points = np.nanmean(one.scores.points, axis=(0, 1))
-        ratio = "1" if one is ours else interval(dominated_ratio(ours.scores, one.scores, corner))
+    ours, lines = contenders[0].sweep(corner), []
+    for number, one in enumerate(contenders):
+        sweep = one.sweep(corner)
         cells = [
             one.title,
             f"{one.guidance:g}",
             f"{one.parameters / 1e6:.2f} M",
-            _ends(points[:, 0]),
-            _ends(points[:, 1]),
-            interval(dominated(one.scores, corner)),
-            ratio,
+            _ends(sweep.points[:, 0]),
+            _ends(sweep.points[:, 1]),
+            interval(sweep.area),
+            interval(area_ratio(ours, sweep)) if number else "1",
             *(_ends(np.nanmean(one.cosines[kind], axis=(0, 1, 2, 3))) for kind in ("dino", "clip", "text")),
         ]
         lines.append(_row(cells))
@@ -83,7 +87,7 @@ def control_table(controls: Sequence[Control]) -> list[str]:
     return [_row(head), _rule(head), *lines]
 
 
-def dial_table(contenders: Sequence[Contender]) -> list[str]:
+def dial_table(contenders: Sequence[Contender], corner: tuple[float, float]) -> list[str]:
     """Order and evenness of every method's dial."""
     head = [
         "method", "tau, identity", "tau, edit", "largest step, means", "single pictures",
@@ -91,8 +95,8 @@ def dial_table(contenders: Sequence[Contender]) -> list[str]:
     ]  # fmt: skip
     lines = []
     for one in contenders:
-        found = dial_quality(one.scores)
-        quality = (found.tau_identity, found.tau_edit, found.step, found.step_each, found.step_calibrated)
+        sweep = one.sweep(corner)
+        quality = (sweep.tau_identity, sweep.tau_text, sweep.step, *single_steps(one.scores))
         lines.append(_row([one.title, *(interval(value) for value in quality)]))
     return [_row(head), _rule(head), *lines]
 
@@ -100,33 +104,36 @@ def dial_table(contenders: Sequence[Contender]) -> list[str]:
 def ablation_table(whole: Contender, ablations: Sequence[Contender], corner: tuple[float, float]) -> list[str]:
     """A line for each part taken away: what the whole has more of, with intervals over creatures (one training)."""
     head = ["FlexIP", "area", "the whole's area over it", "identity at gamma 1", "edit at gamma 0", "tau, identity"]
-    lines = []
+    lines, all_of_it = [], whole.sweep(corner)
     for one in (whole, *ablations):
-        ratio = "1" if one is whole else interval(dominated_ratio(whole.scores, one.scores, corner))
-        points = one.scores.points
-        ends = [interval(crossed_bootstrap(_mean, points[:, :, k, axis])) for k, axis in ((-1, 0), (0, 1))]
-        quality = dial_quality(one.scores)
-        cells = [one.title, interval(dominated(one.scores, corner)), ratio, *ends, interval(quality.tau_identity)]
+        sweep = one.sweep(corner)
+        kept, obeyed = sweep.curves
+        cells = [
+            one.title,
+            interval(sweep.area),
+            "1" if one is whole else interval(area_ratio(all_of_it, sweep)),
+            interval(kept, -1),
+            interval(obeyed, 0),
+            interval(sweep.tau_identity),
+        ]
         lines.append(_row(cells))
     return [_row(head), _rule(head), *lines]
 
 
 def verdicts(contenders: Sequence[Contender], corner: tuple[float, float]) -> list[str]:
     """What was hoped for before anything was measured, and whether it came out."""
-    ours, by_name = contenders[0], {one.name: one for one in contenders}
-    quality = dial_quality(ours.scores)
-    plus = dominated_ratio(ours.scores, by_name["ip-adapter-plus"].scores, corner)
-    matched = dominated_ratio(ours.scores, by_name["plus-dino-by-dataset"].scores, corner)
+    ours, by_name = contenders[0].sweep(corner), {one.name: one.sweep(corner) for one in contenders}
+    plus, matched = (area_ratio(ours, by_name[name]) for name in ("ip-adapter-plus", "plus-dino-by-dataset"))
     return [
         _verdict(
             f"Kendall's tau of gamma at least {HOPED_TAU} against identity and at most -{HOPED_TAU} against the edit",
-            bool(quality.tau_identity.mean >= HOPED_TAU and quality.tau_edit.mean <= -HOPED_TAU),
-            f"{interval(quality.tau_identity)} and {interval(quality.tau_edit)}",
+            bool(ours.tau_identity.mean >= HOPED_TAU and ours.tau_text.mean <= -HOPED_TAU),
+            f"{interval(ours.tau_identity)} and {interval(ours.tau_text)}",
         ),
         _verdict(
             f"largest step of the mean identity at most {HOPED_STEP} of its range",
-            bool(quality.step.mean <= HOPED_STEP),
-            interval(quality.step),
+            bool(ours.step.mean <= HOPED_STEP),
+            interval(ours.step),
         ),
         _verdict(
             f"area at least {HOPED_RATIO} times that of (b), by an interval above 1",
@@ -141,9 +148,10 @@ def verdicts(contenders: Sequence[Contender], corner: tuple[float, float]) -> li
     ]
 
 
-def interval(value: Interval) -> str:
-    """`mean [low, high]`."""
-    return f"{float(value.mean):.3f} [{float(value.low):.3f}, {float(value.high):.3f}]"
+def interval(value: Interval, place: int | tuple[()] = ()) -> str:
+    """`mean [low, high]`; of an interval of several numbers, the one at this place."""
+    mean, low, high = (float(numbers[place]) for numbers in (value.mean, value.low, value.high))
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _verdict(hoped: str, reached: bool, found: str) -> str:
@@ -156,10 +164,6 @@ def _ends(values: Float[np.ndarray, " settings"]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None or not np.isfinite(value) else f"{value:.3f}"
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from evaluation import metrics
 from evaluation.answers import Answer, Cell
-from evaluation.benchmarks import Benchmark, BenchmarkError, Photo
+from evaluation.benchmarks import Benchmark, BenchmarkError, Photo, without_subject
 from evaluation.cache import VectorCache
 from evaluation.eyes import Eye
 from evaluation.faces import FaceReader, Faces, score_faces
@@ -17,8 +17,6 @@ from evaluation.metrics import References
 from evaluation.protocol import Protocol, only_protocol
 from flexip.images import Mask, Rgb
 from flexip.pocket.oracle import ATTRIBUTES
-
-FACES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,14 @@ class Scoring:
 
     def _text(self) -> Column:
         clip = self.judges.clip
-        assert clip.read is not None
-        read, texts = clip.read, sorted(set(self._prompts.values()))
-        kept = self.cache.vectors(f"{clip.maker} text", texts, lambda rows: read([texts[i] for i in rows]))
-        said = dict(zip(texts, kept, strict=True))
-        prompts = np.stack([said[self._prompts[a.cell.unit, a.cell.number]] for a in self.answers])
+        prompts = self._told([self._prompts[a.cell.unit, a.cell.number] for a in self.answers])
         values = metrics.cosine(self._seen(clip), prompts)
         return self._column(Protocol("CLIP-T", clip.name, clip.weights, clip.resize), values, "text")
+
+    def _told(self, texts: Sequence[str]) -> Float[np.ndarray, "texts width"]:
+        read = self.judges.clip.read
+        assert read is not None
+        return self.cache.vectors(f"{self.judges.clip.maker} text", texts, lambda rows: read([texts[i] for i in rows]))
 
     def _similarities(self) -> Iterator[Column]:
         named = [
@@ -94,7 +93,7 @@ class Scoring:
         ]
         for metric, eye in named:
             images = self._seen(eye)
-            policies: tuple[References, ...] = ("all",) if eye is self.judges.clip else ("all", "unseen")
+            policies: tuple[References, ...] = ("all", "unseen")
             for policy in policies:
                 name = metric if policy == "all" else f"{metric} unseen"
                 protocol = Protocol(name, eye.name, eye.weights, eye.resize, policy)
@@ -118,9 +117,44 @@ class Scoring:
         if masker is None:
             return
         for metric, eye in (("CLIP-I masked", self.judges.clip), ("DINO-I masked", self.judges.dino)):
-            alone = Eye(f"{eye.name}, masked", f"{eye.weights} {masker.name}", eye.resize, _cut_out(eye, masker))
+            see = _altered(eye, masker, metrics.on_white)
+            alone = Eye(f"{eye.name}, masked", f"{eye.weights} {masker.name}", eye.resize, see)
             protocol = Protocol(metric, eye.name, eye.weights, eye.resize, "all", masker.name)
             yield self._column(protocol, self._similarity(alone, self._seen(alone), "all"), "identity")
+        yield from self._background(masker)
+        yield from self._patches(masker)
+
+    def _background(self, masker: Masker) -> Iterator[Column]:
+        """The prompt without its subject against the picture without it: NaN where the prompt says nothing else."""
+        clip, words = self.judges.clip, {subject.name: subject.word for subject in self.benchmark.subjects}
+        cases = self.benchmark.cases
+        said = {(c.unit, c.number): without_subject(c.prompt, [words[name] for name in c.subjects]) for c in cases}
+        texts = [said[answer.cell.unit, answer.cell.number] for answer in self.answers]
+        told = [i for i, text in enumerate(texts) if text]
+        if not told:
+            return
+        see = _altered(clip, masker, metrics.background)
+        behind = Eye(f"{clip.name}, background", f"{clip.weights} {masker.name}", clip.resize, see)
+        values, prompts = np.full(len(texts), np.nan), self._told([texts[i] for i in told])
+        values[told] = metrics.cosine(self._seen(behind)[told], prompts)
+        protocol = Protocol("CLIP-T background", clip.name, clip.weights, clip.resize, detail=masker.name)
+        yield self._column(protocol, values, "text")
+
+    def _patches(self, masker: Masker) -> Iterator[Column]:
+        """MaSC; of an answer with several subjects, the mean over them. Kept as one number for an answer's file."""
+        eye = self.judges.dino
+        if eye.patches is None:
+            return
+        found = np.full((len(self.answers), len(self.benchmark.subjects)), np.nan)
+        for column, subject in enumerate(self.benchmark.subjects):
+            mine = [i for i, answer in enumerate(self.answers) if subject.name in answer.cell.unit.split("+")]
+            if mine:
+                make = _patch_scores(eye, masker, [self.answers[i] for i in mine], subject.photos)
+                shown = " ".join(photo.digest[:16] for photo in subject.photos)
+                digests = [self.answers[i].digest for i in mine]
+                found[mine, column] = self.cache.vectors(f"MaSC {eye.maker} {masker.name} {shown}", digests, make)[:, 0]
+        protocol = Protocol("MaSC", eye.name, eye.weights, "squeezed to a square", "all", masker.name)
+        yield self._column(protocol, _mean(found), "identity")
 
     def _qualities(self) -> Iterator[Column]:
         named = [("CLIP-IQA", self.judges.iqa), *(("Aesthetic", eye) for eye in self.judges.aesthetics)]
@@ -135,13 +169,13 @@ class Scoring:
         if reader is None:
             return
         wanted = {}
-        for subject in self.benchmark.subjects:
-            seen = reader.read([subject.reference.image])[0]
+        shown = self._faces_in(reader, [subject.reference for subject in self.benchmark.subjects])
+        for subject, seen in zip(self.benchmark.subjects, shown, strict=True):
             if len(seen.embeddings):
                 wanted[subject.name] = seen.embeddings[0]
         truth = {(case.unit, case.number): dict(case.truth) for case in self.benchmark.cases}
         scores = np.full((len(self.answers), 4), np.nan)
-        for i, (answer, found) in enumerate(zip(self.answers, self._read(reader), strict=True)):
+        for i, (answer, found) in enumerate(zip(self.answers, self._faces_in(reader, self.answers), strict=True)):
             people, asked = answer.cell.unit.split("+"), truth[answer.cell.unit, answer.cell.number]
             if not all(name in wanted for name in people):
                 continue
@@ -153,9 +187,12 @@ class Scoring:
             protocol = Protocol(name, reader.name, reader.weights, references="shown" if column == 0 else "")
             yield self._column(protocol, scores[:, column], role)
 
-    def _read(self, reader: FaceReader) -> Iterator[Faces]:
-        for start in range(0, len(self.answers), FACES_AT_ONCE):
-            yield from reader.read([answer.image for answer in self.answers[start : start + FACES_AT_ONCE]])
+    def _faces_in(self, reader: FaceReader, pictures: Sequence[Answer | Photo]) -> list[Faces]:
+        def make(rows: Sequence[int]) -> list[Float[np.ndarray, " numbers"]]:
+            return [faces.packed for faces in reader.read([pictures[i].image for i in rows])]
+
+        kept = self.cache.arrays(f"{reader.name} {reader.weights}", [picture.digest for picture in pictures], make)
+        return [Faces.unpacked(numbers) for numbers in kept]
 
     def _truths(self) -> Iterator[Column]:
         """Share of what the prompt states that the oracles read, where a prompt says what can be read off."""
@@ -250,12 +287,35 @@ def controls(benchmark: Benchmark, seeds: Sequence[int]) -> list[Answer]:
     return found
 
 
-def _cut_out(eye: Eye, masker: Masker) -> Callable[[Sequence[Rgb]], Float[np.ndarray, "images width"]]:
+def _altered(
+    eye: Eye, masker: Masker, alter: Callable[[Rgb, Mask], Rgb]
+) -> Callable[[Sequence[Rgb]], Float[np.ndarray, "images width"]]:
+    """Sees pictures that were altered by their masks; one in which no subject is found, as it is."""
+
     def see(images: Sequence[Rgb]) -> Float[np.ndarray, "images width"]:
         masks = [masker.mask(image) for image in images]
-        return eye.see([i if m is None else metrics.on_white(i, m) for i, m in zip(images, masks, strict=True)])
+        return eye.see([i if m is None else alter(i, m) for i, m in zip(images, masks, strict=True)])
 
     return see
+
+
+def _patch_scores(
+    eye: Eye, masker: Masker, answers: Sequence[Answer], photos: Sequence[Photo]
+) -> Callable[[Sequence[int]], Float[np.ndarray, "answers 1"]]:
+    """Mean over the photographs of MaSC with each; a picture in which no subject is found counts whole."""
+
+    def subjects(images: Sequence[Rgb]) -> list[Float[np.ndarray, "patches width"]]:
+        assert eye.patches is not None
+        tokens, masks = eye.patches(images), [masker.mask(image) for image in images]
+        side = round(tokens.shape[1] ** 0.5)
+        return [t if m is None else t[metrics.patch_mask(m, side)] for t, m in zip(tokens, masks, strict=True)]
+
+    def make(rows: Sequence[int]) -> Float[np.ndarray, "answers 1"]:
+        shown = subjects([photo.image for photo in photos])
+        drawn = subjects([answers[i].image for i in rows])
+        return np.array([[np.mean([metrics.patch_similarity(answer, photo) for photo in shown])] for answer in drawn])
+
+    return make
 
 
 def _mean(values: Float[np.ndarray, "answers subjects"]) -> Float[np.ndarray, " answers"]:

@@ -1,4 +1,4 @@
-"""The sweep as one picture: a row per subject and prompt, the reference first, then one tile per gamma."""
+"""Pictures in rows, labelled: a sweep as one sheet, and several methods' rows one under the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from evaluation.answers import Answer, Cell
+from evaluation.benchmarks import Benchmark
 from flexip.images import pad_square, resize
 
 SMALLEST_TILE, LARGEST_TILE = 128, 256  # [px] small pictures are enlarged in whole steps, large ones reduced
 GAP, MARGIN = 6, 28  # [px]
+MOST_ROWS = 12
 INK, FAINT, RULE = (28, 30, 34), (110, 115, 124), (222, 225, 230)
 
 
@@ -23,6 +26,34 @@ class SheetRow:
     prompt: str
     reference: UInt8[np.ndarray, "Hr Wr 3"]
     images: Sequence[UInt8[np.ndarray, "H W 3"]]
+
+
+def sheet_rows(
+    benchmark: Benchmark, answers: Sequence[Answer], method: str, settings: Sequence[float]
+) -> list[SheetRow]:
+    """A method's dial: every case that was answered at all settings, first seed.
+
+    When those are too many, a case of each unit, the prompts in turn.
+    """
+    drawn = {answer.cell: answer for answer in answers if answer.cell.method == method}
+    seed = min((cell.seed for cell in drawn), default=0)
+    rows, units = [], list(benchmark.units)
+    for case in benchmark.cases:
+        found = [drawn.get(Cell(method, case.unit, case.number, seed, setting)) for setting in settings]
+        if all(found):
+            rows.append((case, [answer for answer in found if answer]))
+    if len(rows) > MOST_ROWS:
+        prompts = max(case.number for case, _ in rows) + 1
+        rows = [row for row in rows if units.index(row[0].unit) % prompts == row[0].number]
+    return [
+        SheetRow(
+            case.unit,
+            case.prompt,
+            benchmark.subject(case.subjects[0]).reference.image,
+            [answer.image for answer in found],
+        )
+        for case, found in rows[:MOST_ROWS]
+    ]
 
 
 def draw_sheet(rows: Sequence[SheetRow], gammas: Sequence[float]) -> UInt8[np.ndarray, "H W 3"]:
@@ -45,6 +76,25 @@ def draw_sheet(rows: Sequence[SheetRow], gammas: Sequence[float]) -> UInt8[np.nd
         columns = [MARGIN, *(left + i * (side + GAP) for i in range(len(gammas)))]
         for x, tile in zip(columns, tiles, strict=True):
             sheet.paste(Image.fromarray(_tile(tile, side)), (x, top + small + 14))
+    return np.asarray(sheet)
+
+
+def draw_strips(strips: Sequence[tuple[str, UInt8[np.ndarray, "H W 3"]]], side: int) -> UInt8[np.ndarray, "Hs Ws 3"]:
+    """One picture in which, subject by subject, every method's row stands under the one before.
+
+    strips: title and its rows of `side` px tiles, one row a subject, the reference first.
+    """
+    columns, subjects = strips[0][1].shape[1] // side, strips[0][1].shape[0] // side
+    margin, gap, line = 168, 14, side + 2
+    sheet = Image.new("RGB", (margin + columns * side + gap, subjects * (len(strips) * line + gap)), "white")
+    draw, font = ImageDraw.Draw(sheet), label_font(12)
+    for subject in range(subjects):
+        for number, (title, picture) in enumerate(strips):
+            top = subject * (len(strips) * line + gap) + number * line
+            row = picture[subject * side : (subject + 1) * side]
+            sheet.paste(Image.fromarray(np.ascontiguousarray(row[:, :side])), (margin, top))
+            sheet.paste(Image.fromarray(np.ascontiguousarray(row[:, side:])), (margin + side + gap, top))
+            draw.text((8, top + side // 2), title, font=font, fill=INK, anchor="lm")
     return np.asarray(sheet)
 
 

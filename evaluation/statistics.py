@@ -46,27 +46,32 @@ def bootstrap_mean(
 
 
 def kendall_tau(
-    gammas: Float[np.ndarray, " gammas"], values: Float[np.ndarray, "subjects gammas"]
-) -> Float[np.ndarray, " subjects"]:
-    """Per subject, Kendall's tau-b of gamma against a metric: 1 when the metric only rises, -1 when it only falls.
+    settings: Float[np.ndarray, " settings"], values: Float[np.ndarray, "... settings"]
+) -> Float[np.ndarray, "..."]:
+    """Kendall's tau-b of a dial's setting against a metric: 1 when the metric only rises, -1 when it only falls.
 
-    A metric that never moves counts as 0: the dial did nothing. NaN with a single gamma.
+    Over all leading axes at once, which scipy's is not. A metric that never moves counts as 0: the dial did nothing.
+    NaN with a single setting.
     """
-    if len(gammas) < 2:
-        return np.full(len(values), np.nan)
-    taus = [0.0 if np.ptp(row) == 0 else stats.kendalltau(gammas, row)[0] for row in values]
-    return np.asarray(taus, dtype=np.float64)
+    if len(settings) < 2:
+        return np.full(values.shape[:-1], np.nan)
+    first, second = np.triu_indices(len(settings), 1)
+    turned, moved = (np.sign(array[..., second] - array[..., first]) for array in (settings, values))
+    pairs = np.sqrt((turned != 0).sum() * (moved != 0).sum(axis=-1))
+    return np.asarray((turned * moved).sum(axis=-1) / np.maximum(pairs, 1))
 
 
-def largest_step(values: Float[np.ndarray, "subjects gammas"]) -> Float[np.ndarray, " subjects"]:
-    """Per subject, the largest jump of a metric between neighbouring gammas; NaN with a single gamma."""
-    if values.shape[1] < 2:
-        return np.full(len(values), np.nan)
-    return np.abs(np.diff(values, axis=1)).max(axis=1)
+def largest_step(values: Float[np.ndarray, "... settings"]) -> Float[np.ndarray, "..."]:
+    """Largest jump of a metric between neighbouring settings, as a share of its range; NaN where it never moves."""
+    if values.shape[-1] < 2:
+        return np.full(values.shape[:-1], np.nan)
+    span = np.ptp(values, axis=-1)
+    steps = np.abs(np.diff(values, axis=-1)).max(axis=-1)
+    return np.asarray(steps / np.where(span > 0, span, np.nan))
 
 
 def crossed_bootstrap(
-    statistic: Callable[[Float[np.ndarray, "seeds subjects ..."]], float],
+    statistic: Callable[[Float[np.ndarray, "seeds subjects ..."]], Float[np.ndarray, "..."] | float],
     values: Float[np.ndarray, "seeds subjects ..."],
     *,
     confidence: float = 0.95,
@@ -76,17 +81,22 @@ def crossed_bootstrap(
     """A statistic of several trainings on the same subjects, with a percentile interval over both.
 
     Training seeds and subjects are resampled independently, whole (crossed cluster bootstrap, Owen 2007): what is to be
-    paired, two methods for example, lies along the further axes and stays together.
+    paired, two methods for example, lies along the further axes and stays together. A statistic of several numbers has
+    an interval for each.
     """
     values = np.asarray(values, dtype=np.float64)
+    mean = np.asarray(statistic(values), dtype=np.float64)
+    if max(values.shape[:2]) < 2:
+        nothing = np.full_like(mean, np.nan)
+        return Interval(mean, nothing, nothing, values.shape[1], confidence)
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(resamples):
         runs, subjects = (rng.integers(count, size=count) for count in values.shape[:2])
         found.append(statistic(values[runs][:, subjects]))
     tail = 50 * (1 - confidence)
-    low, high = np.nanpercentile(found, [tail, 100 - tail])
-    return Interval(np.asarray(statistic(values)), np.asarray(low), np.asarray(high), values.shape[1], confidence)
+    low, high = np.nanpercentile(np.array(found), [tail, 100 - tail], axis=0)
+    return Interval(mean, np.asarray(low), np.asarray(high), values.shape[1], confidence)
 
 
 def pareto_front(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "front 2"]:

@@ -17,8 +17,8 @@ import jinja2
 import numpy as np
 
 from evaluation.answers import Answer
-from evaluation.benchmark_report import tile
 from evaluation.benchmarks import Benchmark, BenchmarkError
+from evaluation.report import tile
 from evaluation.statistics import Interval, bootstrap_mean, krippendorff_alpha, wilson
 
 Question = Literal["preservation", "flexibility"]

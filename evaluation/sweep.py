@@ -1,4 +1,4 @@
-"""The gate sweep: every subject under every prompt and seed, at every setting of the dial."""
+"""A small gate sweep in memory: every subject under every prompt and seed, at every setting of the dial."""
 
 import itertools
 import math
@@ -9,19 +9,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from evaluation import metrics
+from evaluation.benchmarks import Subject
+from evaluation.gate_sweep import GateSweep
+from evaluation.protocol import Protocol
 from flexip.encoders import Encoders
 from flexip.engine import Engine
 from flexip.images import Rgb
 from flexip.request import Request
 from flexip.sampler import sample
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A subject and the one reference image that conditions its pictures."""
-
-    name: str
-    reference: UInt8[np.ndarray, "H W 3"]
+AT_ONCE = 32  # pictures that are encoded together
 
 
 @dataclass(frozen=True)
@@ -45,30 +42,27 @@ class SweepPlan:
         """Steps of all pictures together."""
         return math.prod(self.shape) * self.steps
 
+    @property
+    def references(self) -> list[Rgb]:
+        """The picture of each subject that conditions its answers, decoded now."""
+        return [subject.reference.image for subject in self.subjects]
+
     def requests(self) -> list[Request]:
         """One request for every cell, in the order of the axes."""
         return [
             Request(
                 prompt=prompt,
-                reference=subject.reference,
+                reference=reference,
                 preservation=gamma,
                 personalization=1 - gamma,
                 guidance_scale=self.guidance_scale,
                 steps=self.steps,
                 seed=seed,
             )
-            for subject, prompt, seed, gamma in itertools.product(self.subjects, self.prompts, self.seeds, self.gammas)
+            for reference, prompt, seed, gamma in itertools.product(
+                self.references, self.prompts, self.seeds, self.gammas
+            )
         ]
-
-
-@dataclass(frozen=True)
-class SweepScores:
-    """Cosines of every picture, and the controls that say what they are worth."""
-
-    identity: dict[str, metrics.Sweep]  # by encoder: "dino", "clip"
-    wrong_subject: dict[str, metrics.Sweep]  # the level of chance for the same encoder
-    text: metrics.Sweep
-    copy_text: Float[np.ndarray, " subjects"]  # what a copy of the reference would get
 
 
 def draw_sweep(
@@ -84,44 +78,46 @@ def draw_sweep(
     return np.stack(images).reshape(*plan.shape, *images[0].shape)
 
 
-def score_sweep(
-    encoders: Encoders,
-    plan: SweepPlan,
-    images: UInt8[np.ndarray, "subjects prompts seeds gammas H W 3"],
-    *,
-    batch_size: int = 32,
-    on_images: Callable[[int], object] | None = None,
-) -> SweepScores:
-    """Identity against the conditioning reference and alignment with the prompt, by the project's own encoders.
+def measure_sweep(
+    encoders: Encoders, plan: SweepPlan, images: UInt8[np.ndarray, "subjects prompts seeds gammas H W 3"]
+) -> GateSweep:
+    """Identity against the conditioning reference (DINO) and alignment with the prompt (CLIP), by the own encoders.
 
-    `on_images` is called with the number of images scored since its last call.
+    The corner is fixed by references and prompts alone, so that areas of several checkpoints compare: for identity the
+    mean cosine between references of different subjects (0 with one subject), for text what copies of them get.
     """
-    flat = list(images.reshape(-1, *images.shape[-3:]))
-    of_references = embed_images(encoders, [subject.reference for subject in plan.subjects], batch_size, None)
-    embedded = embed_images(encoders, flat, batch_size, on_images)
-    of_images = {name: rows.reshape(*plan.shape, -1) for name, rows in embedded.items()}
+    order = np.argsort(plan.gammas)
+    drawn = embed_images(encoders, list(images.reshape(-1, *images.shape[-3:])))
+    of_images = {name: rows.reshape(*plan.shape, -1)[..., order, :] for name, rows in drawn.items()}
+    shown = embed_images(encoders, plan.references)
     prompts = encoders.clip_text_embeddings(list(plan.prompts)).float().cpu().numpy()
-    return SweepScores(
-        identity={n: metrics.identity_similarity(of_references[n], rows) for n, rows in of_images.items()},
-        wrong_subject={n: metrics.wrong_subject_similarity(of_references[n], rows) for n, rows in of_images.items()},
-        text=metrics.text_alignment(prompts, of_images["clip"]),
-        copy_text=metrics.copy_text_alignment(prompts, of_references["clip"]),
+    kept = metrics.identity_similarity(shown["dino"], of_images["dino"])
+    said = metrics.text_alignment(prompts, of_images["clip"])
+    corner = [metrics.real_similarity(shown["dino"]), metrics.copy_text_alignment(prompts, shown["clip"]).mean()]
+    return GateSweep(
+        method="the checkpoint",
+        identity_name=identity_protocol(encoders, plan).column,
+        text_name=f"CLIP-T ({encoders.names.clip})",
+        settings=np.asarray(plan.gammas, dtype=np.float64)[order],
+        identity=kept.mean(axis=(1, 2))[None],
+        text=said.mean(axis=(1, 2))[None],
+        corner=np.nan_to_num(corner),
     )
 
 
-def embed_images(
-    encoders: Encoders,
-    images: Sequence[Rgb],
-    batch_size: int = 32,
-    on_images: Callable[[int], object] | None = None,
-) -> dict[str, Float[np.ndarray, "images width"]]:
+def identity_protocol(encoders: Encoders, plan: SweepPlan) -> Protocol:
+    """What the identity of a plan's pictures depends on."""
+    drawn = f"{plan.steps} steps, guidance {plan.guidance_scale:g}, seeds {list(plan.seeds)}, {list(plan.prompts)}"
+    return Protocol(
+        "DINO-I", encoders.names.dino, encoders.fingerprints["dino"], "padded to a square, mean patch", "shown", drawn
+    )
+
+
+def embed_images(encoders: Encoders, images: Sequence[Rgb]) -> dict[str, Float[np.ndarray, "images width"]]:
     """What images of any sizes are compared by: "dino", the mean of unit patch tokens; "clip", the image embedding."""
     clip, dino = [], []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
+    for start in range(0, len(images), AT_ONCE):
+        batch = images[start : start + AT_ONCE]
         clip.append(encoders.clip_image_embeddings(batch).float().cpu().numpy())
-        _, patches = encoders.encode_references(batch)
-        dino.append(metrics.mean_patch(patches.float().cpu().numpy()))
-        if on_images:
-            on_images(len(batch))
+        dino.append(metrics.mean_patch(encoders.encode_patches(batch).float().cpu().numpy()))
     return {"dino": np.concatenate(dino), "clip": np.concatenate(clip)}

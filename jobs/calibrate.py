@@ -5,18 +5,18 @@ python -m jobs.calibrate --checkpoint run/checkpoint --dataset dataset/
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import Field
 
 from evaluation.calibrate import fit_calibration
-from evaluation.sweep import SweepPlan, draw_sweep, score_sweep
+from evaluation.sweep import SweepPlan, draw_sweep, identity_protocol, measure_sweep
 from flexip.calibration import Calibration
 from flexip.checkpoint import load_checkpoint, store_calibration
 from flexip.rows import Split
 from jobs.config import JobConfig, load
 from jobs.console import command_line, progress, say
-from jobs.evaluate import GAMMAS, PROMPTS, protocol_of, references_of
+from jobs.evaluate import GAMMAS, PROMPTS
+from jobs.evaluation.questions import subjects_of
 
 METRIC = "cosine of mean DINO patches with the reference"
 
@@ -40,13 +40,13 @@ def run(config: CalibrateConfig) -> Calibration:
     Raises:
         CheckpointError, DatasetError, UserError: something given that cannot be used; nothing is written.
     """
-    subjects = references_of(config.dataset, config.split, config.subjects)
+    subjects = subjects_of(config.dataset, config.split, config.subjects)
     engine = load_checkpoint(config.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     plan = SweepPlan(subjects, config.prompts, GAMMAS, (0,), config.steps, config.guidance_scale)
     with progress(plan.denoising_steps, "calibrate", "step") as bar:
         images = draw_sweep(engine, plan, batch_size=config.batch_rows, on_steps=bar.update)
-    identity = score_sweep(engine.encoders, plan, images).identity["dino"].mean(axis=(1, 2))
-    calibration = fit_calibration(np.asarray(GAMMAS), identity, metric=METRIC, protocol=protocol_of(engine, plan).id)
+    sweep, protocol = measure_sweep(engine.encoders, plan, images), identity_protocol(engine.encoders, plan)
+    calibration = fit_calibration(sweep.settings, sweep.identity[0], metric=METRIC, protocol=protocol.id)
     store_calibration(config.checkpoint, calibration)
     low, high = calibration.identity[0], calibration.identity[-1]
     whom = f"{len(subjects)} subjects of the {config.split} split"

@@ -19,15 +19,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from flexip.images import encode_png
 from flexip.pocket.video import make_world
 from flexip.rows import SPLITS, Split
-from jobs import curate, evaluate, train
+from jobs import curate, train
 from jobs.cluster import ray_session
 from jobs.config import JobConfig, RayConfig, load
 from jobs.console import UserError, command_line, say
 from jobs.curate import CurateConfig
 from jobs.evaluate import EvaluateConfig
+from jobs.evaluation.harness import evaluate
+from jobs.evaluation.questions import subjects_of
 from jobs.serve import ServeConfig, serving
 from jobs.train import TrainConfig
 from pipelines.listing import list_sources
@@ -73,7 +74,7 @@ def run(config: DemoConfig) -> dict[str, Path]:
         dataset = curate.run(_curate_config(config, world, output / "dataset"))
         trained = train.run(_train_config(config, dataset.output, output / "train"))
         split, subjects = _subjects_for_sweep(dataset.output, config.subjects)
-        report = evaluate.run(
+        report = evaluate(
             EvaluateConfig(
                 checkpoint=trained.checkpoint,
                 dataset=dataset.output,
@@ -85,6 +86,8 @@ def run(config: DemoConfig) -> dict[str, Path]:
                 guidance_scale=GUIDANCE,
                 seeds=[config.noise],
                 title="FlexIP demo: gate sweep" if split == "test" else f"FlexIP demo: gate sweep, {split} subjects",
+                workers=min(2, config.ray.num_cpus),
+                track=False,
             )
         )
         answer = _serve_once(config, trained.checkpoint, dataset.output, split, output)
@@ -166,10 +169,10 @@ def _subjects_for_sweep(dataset: Path, most: int) -> tuple[Split, int]:
 
 def _serve_once(config: DemoConfig, checkpoint: Path, dataset: Path, split: Split, output: Path) -> Path:
     """Start the service, ask it for one picture over HTTP, save the answer, stop it."""
-    reference = evaluate.references_of(dataset, split, 1)[0].reference
+    reference = subjects_of(dataset, split, 1)[0].reference
     body = {
         "prompt": PROMPTS[0],
-        "subjects": [{"image": base64.b64encode(encode_png(reference)).decode(), "gate": 0.7}],
+        "subjects": [{"image": base64.b64encode(reference.data).decode(), "gate": 0.7}],
         "guidance_scale": GUIDANCE,
         "seed": config.noise,
     }

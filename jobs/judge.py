@@ -25,7 +25,7 @@ from evaluation.statistics import bootstrap_mean, krippendorff_alpha
 from jobs.config import Section, load
 from jobs.console import UserError, command_line, say
 from jobs.evaluate import EvaluateConfig
-from jobs.evaluation.harness import benchmark_of, methods_of
+from jobs.evaluation.questions import methods_of, questions_of
 from jobs.evaluation.stored import stored_answers
 
 
@@ -100,7 +100,7 @@ def _judged(
 
 def _items(config: JudgeConfig) -> dict[str, dict[str, tuple[str, Item]]]:
     """Method -> picture's name -> (unit, what to judge)."""
-    benchmark, _ = benchmark_of(config.benchmark)
+    benchmark, _ = questions_of(config)
     cases = {(case.unit, case.number): case for case in benchmark.cases}
     found = {}
     for method in methods_of(config):

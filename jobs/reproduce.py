@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from evaluation.comparison import Scores, dominated
+from evaluation.comparison import Scores
 from evaluation.pocket import EDITS, Truth, ceiling, truth_of
 from evaluation.readings import Readings, agreement, scored
 from evaluation.results import Contender, Control, chance
@@ -123,7 +123,7 @@ def _areas(place: Place, method: Method, deadline: float) -> dict[float, float]:
     for guidance in place.preset.guidances:
         trial = Trial(method, place.preset.seeds[0], sweep, guidance)
         scores = _scores([trial], [_readings(place, trial, deadline)], truth)
-        areas[guidance] = float(dominated(scores, chance(truth)).mean)
+        areas[guidance] = float(scores.sweep(method.title, chance(truth)).area.mean)
     say("choose", f"{method.title}: " + ", ".join(f"guidance {g:g} {area:.3f}" for g, area in areas.items()))
     return areas
 

@@ -15,7 +15,7 @@ from evaluation.study import Findings, analyse, key, make_trials, page, read_vot
 from jobs.config import load
 from jobs.console import UserError, command_line, say
 from jobs.evaluate import EvaluateConfig
-from jobs.evaluation.harness import benchmark_of, methods_of
+from jobs.evaluation.questions import methods_of, questions_of
 from jobs.evaluation.stored import stored_answers
 
 PAGE, KEY, FINDINGS = "study.html", "study-key.json", "study.json"
@@ -40,7 +40,7 @@ def run(config: StudyConfig) -> Path:
 
 
 def _export(config: StudyConfig) -> Path:
-    benchmark, _ = benchmark_of(config.benchmark)
+    benchmark, _ = questions_of(config)
     methods = methods_of(config)
     answers = [answer for method in methods for answer in stored_answers(config, method, benchmark)]
     try:

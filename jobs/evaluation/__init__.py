@@ -1,1 +1,1 @@
-"""What `jobs.evaluate` does with a benchmark: methods draw on Ray, the driver scores and writes the report."""
+"""What `jobs.evaluate` does: methods draw on Ray, the driver scores and writes the report."""

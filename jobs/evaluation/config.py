@@ -13,7 +13,7 @@ Kind = Literal["flexip", "ip-adapter", "base", "pictures"]
 
 class BenchmarkConfig(Section):
     layout: list[Layout] = Field(
-        default=[], description="benchmarks to pool: dreambench, dreambench++, ms-bench, folder, pocket; none: a sweep"
+        default=[], description="benchmarks to pool: dreambench, dreambench++, ms-bench, folder, pocket"
     )
     path: list[Path] = Field(default=[], description="their local copies, in the same order; pocket needs none")
     prompts: list[str] = Field(default=[], description="for a folder: what to ask, {} standing for the subject")
@@ -48,10 +48,15 @@ class MethodConfig(Section):
 
 
 class ScoringConfig(Section):
-    clip: str = Field(
-        default="pocket", description="CLIP-T and CLIP-I: pocket, or an OpenCLIP name, e.g. ViT-B-32-quickgelu/openai"
+    clip: str | None = Field(
+        default=None,
+        description="CLIP-T and CLIP-I: pocket, or an OpenCLIP name, e.g. ViT-B-32-quickgelu/openai; none: that of "
+        "--checkpoint, else pocket",
     )
-    dino: str = Field(default="pocket", description="DINO-I: pocket, or a timm name, e.g. vit_small_patch16_224.dino")
+    dino: str | None = Field(
+        default=None,
+        description="DINO-I: pocket, or a timm name, e.g. vit_small_patch16_224.dino; none: that of --checkpoint",
+    )
     others: list[str] = Field(
         default=[],
         description="further OpenCLIP encoders for identity, e.g. ViT-B-16-SigLIP/webli, which no method uses",

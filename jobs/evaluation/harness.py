@@ -1,6 +1,7 @@
-"""A benchmark from its folder to its report: read, draw what is missing, score, compare, write."""
+"""From questions to a report: read, draw what is missing, score, compare, write."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,54 +12,60 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluation.answers import Answer, foreign_answers
-from evaluation.benchmark_report import Report, document, render
-from evaluation.benchmarks import Benchmark, pooled
+from evaluation.benchmarks import Benchmark
 from evaluation.cache import VectorCache
 from evaluation.calibration_check import Check, check_real_pictures
-from evaluation.gate_sweep import gate_sweep
-from evaluation.layouts import read_benchmark
+from evaluation.gate_sweep import GateSweep, gate_sweep
 from evaluation.leaderboard import headline_entries, leaderboard
+from evaluation.report import Report, document, render
 from evaluation.scoring import Column, Judges, Scoring, controls, readable
+from evaluation.sheet import draw_sheet, sheet_rows
+from flexip.checkpoint import read_config
+from flexip.encoders import EncoderNames
+from flexip.images import encode_png
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.console import UserError, progress, say
-from jobs.evaluation.config import BenchmarkConfig, MethodConfig
+from jobs.evaluation.config import MethodConfig
 from jobs.evaluation.drawing import Row, draw_rows, missing_rows, rows_of
 from jobs.evaluation.judges import load_judges
 from jobs.evaluation.methods import Steps, maker_of
+from jobs.evaluation.questions import methods_of, questions_of
 from jobs.tracking import create_run, open_client, running, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.evaluate import EvaluateConfig
 
-REPORT, SCORES, ROWS = "report.html", "scores.json", "scores.jsonl"
+REPORT, SCORES, ROWS, SHEET = "report.html", "scores.json", "scores.jsonl", "sweep.png"
 
 
 @dataclass(frozen=True)
-class BenchmarkResult:
+class EvaluateResult:
     """The files that were written, and what they say."""
 
     report_html: Path
     scores_json: Path
     scores_jsonl: Path  # a line for every picture and metric
+    sweep_png: Path  # the first dial as one picture; there if a method has one
     report: Report
     drawn: int  # pictures that this run drew
 
 
-def evaluate_benchmark(config: "EvaluateConfig") -> BenchmarkResult:
+def evaluate(config: "EvaluateConfig") -> EvaluateResult:
     """Draws what is missing, scores everything, writes the report.
 
     Raises:
         UserError and the readers' own errors: something given that cannot be used, found before anything is drawn.
     """
-    benchmark, notes = benchmark_of(config.benchmark)
     methods = methods_of(config)
+    benchmark, notes = questions_of(config)
     steps = Steps(config.steps, config.guidance_scale, config.batch_rows)
     foreign = {m.name: foreign_answers(m.name, m.manifest, benchmark) for m in methods if m.manifest is not None}
     plans = {
         m.name: rows_of(m, benchmark, config.seeds, config.gammas, steps) for m in methods if m.name not in foreign
     }
     say("evaluate", f"{benchmark.name}: {len(benchmark.units)} subjects, {len(benchmark.cases)} cases")
-    judges = load_judges(config.scoring, "pocket" in config.benchmark.layout, _device())
+    own = _own_encoders(config)
+    judges = load_judges(config.scoring, own, "pocket" in config.benchmark.layout, _device())
     answers, failures, fresh = _answers(config, methods, plans, foreign, steps)
     answers, broken = readable(answers)
     columns, checks = _scores(config, benchmark, judges, answers)
@@ -66,7 +73,7 @@ def evaluate_benchmark(config: "EvaluateConfig") -> BenchmarkResult:
     identity, text = _trade(columns)
     sweeps = [gate_sweep(method.name, identity, text) for method in methods]
     report = Report(
-        title=config.title if "title" in config.model_fields_set else f"Evaluation on {benchmark.name}",
+        title=config.title or f"Evaluation on {benchmark.name}",
         benchmark=benchmark,
         board=board,
         sweeps=[sweep for sweep in sweeps if sweep],
@@ -75,6 +82,7 @@ def evaluate_benchmark(config: "EvaluateConfig") -> BenchmarkResult:
         answers=answers,
         failures=[*failures, *broken],
         notes=notes,
+        remarks=_remarks(config),
         checks=checks,
         provenance=_provenance(config, methods, steps),
     )
@@ -82,40 +90,6 @@ def evaluate_benchmark(config: "EvaluateConfig") -> BenchmarkResult:
     if config.track:
         _track(config, result)
     return result
-
-
-def benchmark_of(config: BenchmarkConfig) -> tuple[Benchmark, list[str]]:
-    """The pool of what the configuration names, and what pooling left out.
-
-    Raises:
-        BenchmarkError, UserError: a benchmark that cannot be read, or one without its path.
-    """
-    local = [layout for layout in config.layout if layout != "pocket"]
-    if len(local) != len(config.path):
-        raise UserError(
-            f"benchmark.path: {len(config.path)} given for {len(local)} layouts ({', '.join(local) or 'none'}); every "
-            "layout but pocket needs its local copy, in the same order"
-        )
-    paths = iter(config.path)
-    found = [
-        read_benchmark(layout, None if layout == "pocket" else next(paths), config.prompts) for layout in config.layout
-    ]
-    together, dropped = (found[0], []) if len(found) == 1 else pooled(found)
-    return together.first(config.subjects, config.prompts_each), dropped
-
-
-def methods_of(config: "EvaluateConfig") -> list[MethodConfig]:
-    """The methods of a configuration, `--checkpoint` first. Raises UserError for none, or two of one name."""
-    methods = list(config.methods)
-    if config.checkpoint is not None:
-        methods.insert(0, MethodConfig(name="flexip", kind="flexip", checkpoint=config.checkpoint))
-    names = [method.name for method in methods]
-    if not names:
-        raise UserError("methods: none; give --checkpoint, or a list of methods in the --config file")
-    twice = next((name for name in names if names.count(name) > 1 or name in ("copy", "wrong subject")), None)
-    if twice:
-        raise UserError(f"methods: name {twice!r} is taken; every method needs one of its own")
-    return methods
 
 
 def _answers(
@@ -150,10 +124,12 @@ def _draw(
         return failures
     with ray_session(config.ray):
         gpu = gpu_wanted(config.ray)
+        joined = config.ray.address or os.environ.get("RAY_ADDRESS")
+        workers = config.workers if joined else min(config.workers, config.ray.num_cpus)
         for method in methods:
             rows = missing[method.name]
             with progress(len(rows), method.name, "picture") as bar:
-                failed = draw_rows(root, method, rows, steps, config.workers, gpu, bar.update)
+                failed = draw_rows(root, method, rows, steps, workers, gpu, bar.update)
             say("draw", f"{method.name}: {len(rows) - len(failed)} pictures drawn, {len(failed)} failed")
             failures += failed
     return failures
@@ -171,6 +147,19 @@ def _scores(
     for check in checks:
         say("check", check.line)
     return columns, checks
+
+
+def _own_encoders(config: "EvaluateConfig") -> EncoderNames:
+    return EncoderNames(**read_config(config.checkpoint)["encoders"]) if config.checkpoint else EncoderNames()
+
+
+def _remarks(config: "EvaluateConfig") -> list[str]:
+    if config.scoring.clip and config.scoring.dino:
+        return []
+    return [
+        "Where the configuration names no other encoder, pictures are compared by those that also condition the "
+        "checkpoint, which flatters it: compare settings of one method by them, not methods with each other."
+    ]
 
 
 def _trade(columns: Sequence[Column]) -> tuple[Column, Column]:
@@ -192,9 +181,9 @@ def _provenance(config: "EvaluateConfig", methods: Sequence[MethodConfig], steps
     }
 
 
-def _write(output: Path, report: Report, columns: Sequence[Column], fresh: int) -> BenchmarkResult:
+def _write(output: Path, report: Report, columns: Sequence[Column], fresh: int) -> EvaluateResult:
     output.mkdir(parents=True, exist_ok=True)
-    result = BenchmarkResult(output / REPORT, output / SCORES, output / ROWS, report, fresh)
+    result = EvaluateResult(*(output / name for name in (REPORT, SCORES, ROWS, SHEET)), report, fresh)
     result.report_html.write_text(render(report), encoding="utf-8")
     result.scores_json.write_text(json.dumps(document(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     with result.scores_jsonl.open("w", encoding="utf-8") as lines:
@@ -203,6 +192,11 @@ def _write(output: Path, report: Report, columns: Sequence[Column], fresh: int) 
                 number = round(value, 6) if value == value else None
                 row = {**vars(cell), "metric": column.name, "protocol": column.protocol.id, "value": number}
                 lines.write(json.dumps(row) + "\n")
+    for number, sweep in enumerate(report.sweeps):
+        _say_sweep(sweep)
+        rows = sheet_rows(report.benchmark, report.answers, sweep.method, sweep.settings.tolist())
+        if rows and not number:
+            result.sweep_png.write_bytes(encode_png(draw_sheet(rows, sweep.settings.tolist())))
     for name, why in report.board.flags.items():
         say("flag", f"{name}: {'; '.join(why)}")
     if report.board.ranking:
@@ -214,7 +208,14 @@ def _write(output: Path, report: Report, columns: Sequence[Column], fresh: int) 
     return result
 
 
-def _track(config: "EvaluateConfig", result: BenchmarkResult) -> None:
+def _say_sweep(sweep: GateSweep) -> None:
+    (kept, said), (kept_at_last, said_at_last) = sweep.points[0], sweep.points[-1]
+    ends = f"{sweep.settings[0]:g} -> {sweep.settings[-1]:g}"
+    change = f"identity {kept:.3f} -> {kept_at_last:.3f}, text {said:.3f} -> {said_at_last:.3f}"
+    say("sweep", f"{sweep.method}, gamma {ends}: {change}")
+
+
+def _track(config: "EvaluateConfig", result: EvaluateResult) -> None:
     """The report and its numbers as one MLflow run."""
     client = open_client(tracking_uri(config.mlflow, config.output))
     params = config.model_dump(mode="json", exclude={"mlflow", "ray"})
@@ -225,8 +226,9 @@ def _track(config: "EvaluateConfig", result: BenchmarkResult) -> None:
                 mean = float(result.report.board.standings[entry, column.name].interval.mean)
                 if mean == mean:
                     client.log_metric(run_id, _key(f"{entry.title}/{column.name}"), mean)
-        for path in (result.report_html, result.scores_json, result.scores_jsonl):
-            client.log_artifact(run_id, str(path))
+        for path in (result.report_html, result.scores_json, result.scores_jsonl, result.sweep_png):
+            if path.is_file():
+                client.log_artifact(run_id, str(path))
 
 
 def _key(text: str) -> str:

@@ -4,6 +4,7 @@ from evaluation.eyes import Eye, clip_eye, dino_eye, oracle_eye
 from evaluation.faces import pocket_faces
 from evaluation.quality import aesthetic_eye, iqa_eye
 from evaluation.scoring import Judges, Masker
+from flexip.encoders import EncoderNames
 from flexip.images import Mask, Rgb
 from flexip.pocket.oracle import ORACLES
 from jobs.evaluation.config import ScoringConfig
@@ -12,12 +13,12 @@ from pipelines.settings import SubjectSettings
 from pipelines.subjects import detect, working_view
 
 
-def load_judges(config: ScoringConfig, on_pocket: bool, device: str) -> Judges:
-    """Loads them. Raises EyeError or HeadError for what is not there."""
+def load_judges(config: ScoringConfig, own: EncoderNames, on_pocket: bool, device: str) -> Judges:
+    """Loads them, `own` where none is named. Raises EyeError or HeadError for what is not there."""
     truth = on_pocket if config.truth is None else config.truth
     return Judges(
-        clip=clip_eye(config.clip, device),
-        dino=dino_eye(config.dino, device),
+        clip=clip_eye(config.clip or own.clip, device),
+        dino=dino_eye(config.dino or own.dino, device),
         others=tuple(clip_eye(name, device) for name in config.others),
         iqa=iqa_eye(device) if config.iqa else None,
         aesthetics=_heads(config, device),

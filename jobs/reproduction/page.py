@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.figures import curves_figure, plane_figure
 from evaluation.results import (
     Contender,
     Control,
@@ -14,7 +15,7 @@ from evaluation.results import (
     dial_table,
     verdicts,
 )
-from evaluation.results_figures import curves_figure, plane_figure, strips_figure
+from evaluation.sheet import draw_strips
 from flexip.images import decode_image, encode_png
 from jobs.reproduction.plan import Preset
 
@@ -38,10 +39,12 @@ def write_page(comparison: Comparison, page: Path, command: str) -> None:
     """Writes the page, and its figures into the folder of the page's own name."""
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "curves.png").write_bytes(curves_figure(comparison.contenders))
-    (folder / "plane.png").write_bytes(plane_figure(comparison.contenders, comparison.controls, comparison.corner))
+    sweeps = [contender.sweep(comparison.corner) for contender in comparison.contenders]
+    controls = {control.title: (control.identity, control.edit) for control in comparison.controls}
+    (folder / "curves.svg").write_text(curves_figure(sweeps))
+    (folder / "plane.svg").write_text(plane_figure(sweeps, {}, controls))
     rows = [(title, decode_image(path.read_bytes())) for title, path in comparison.strips]
-    (folder / "strips.png").write_bytes(encode_png(strips_figure(rows, side=64)))
+    (folder / "strips.png").write_bytes(encode_png(draw_strips(rows, side=64)))
     page.write_text("\n".join(_lines(comparison, folder.name, command)) + "\n")
 
 
@@ -67,11 +70,11 @@ def _lines(c: Comparison, folder: str, command: str) -> list[str]:
         "",
         "## Identity against edit",
         "",
-        f"![Curves over the dial]({folder}/curves.png)",
+        f"![Curves over the dial]({folder}/curves.svg)",
         "",
-        f"![Identity against edit]({folder}/plane.png)",
+        f"![Identity against edit]({folder}/plane.svg)",
         "",
-        "Arrows lead from one end of the dial to the other (gamma 0 to 1; a baseline's scale 0 to 1.5). The area is "
+        "Paths lead from one end of the dial to the other (gamma 0 to 1; a baseline's scale 0 to 1.5). The area is "
         f"what the settings dominate above chance, identity {corner[0]:.3f} and edit {corner[1]:.3f}; the last column "
         "but three is paired by training seed and creature.",
         "",
@@ -97,7 +100,7 @@ def _parts(c: Comparison, folder: str) -> list[str]:
         f"{c.preset.main.settings} settings as a share of the range: of the mean, of single pictures (one creature, "
         "edit, noise), and of these after each dial was relabelled so that its mean rises evenly.",
         "",
-        *dial_table(c.contenders),
+        *dial_table(c.contenders, c.corner),
         "",
         "## Without its parts",
         "",

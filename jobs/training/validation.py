@@ -60,11 +60,11 @@ def validate(job: Assignment, checkpoint: Path) -> Findings:
 def _with_sweep(job: Assignment, engine: Any, metrics: dict[str, float]) -> Findings:
     from evaluation.sweep import SweepPlan
     from evaluation.validation import sweep_findings
-    from jobs.evaluate import references_of
+    from jobs.evaluation.questions import subjects_of
 
     settings = job.config.validation
     plan = SweepPlan(
-        references_of(job.config.dataset, "val", settings.subjects),
+        subjects_of(job.config.dataset, "val", settings.subjects),
         settings.prompts,
         settings.gammas,
         steps=settings.steps,

@@ -1,12 +1,13 @@
 """Benchmarks of every layout in one form; what is wrong with a manifest is named by file and line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evaluation.benchmarks import BenchmarkError, pooled
+from evaluation.benchmarks import BenchmarkError, Photo, pooled, without_broken, without_subject
 from evaluation.layouts import pocket_benchmark, read_benchmark
 from flexip.images import encode_png
 
@@ -120,3 +121,25 @@ def test_the_pocket_benchmark_states_what_can_be_read_off():
     assert len({photo.digest for subject in found.subjects for photo in subject.photos}) == 4
     assert dict(found.cases[0].truth) == {"scene": "snow", "expression": "happy"}
     assert found.digest == pocket_benchmark("val", creatures=2, photos=2).digest
+
+
+def test_a_prompt_without_its_subject_says_the_rest():
+    for prompt, words, rest in (
+        ("a dog on top of a purple rug", ["dog"], "on top of a purple rug"),
+        ("a happy creature in the snow", ["creature"], "in the snow"),
+        ("a cube shaped dog", ["dog"], ""),
+        ("A cat and a red backpack in the jungle", ["cat", "backpack"], "and in the jungle"),
+        ("a street in Paris", ["dog"], "a street in Paris"),
+    ):
+        assert without_subject(prompt, words) == rest
+
+
+def test_a_photograph_that_is_no_picture_costs_its_subject():
+    benchmark = pocket_benchmark("test", creatures=2, photos=1).first(prompts=1)
+    first, second = benchmark.subjects
+    broken = replace(first, photos=(*first.photos, Photo(b"text", "broken.png")))
+    found, lines = without_broken(replace(benchmark, subjects=(broken, second)))
+    assert found.units == (second.name,)
+    assert lines[0].startswith(f"{first.name}: broken.png")
+    with pytest.raises(BenchmarkError, match=r"no subject is left; .*broken\.png"):
+        without_broken(replace(benchmark, subjects=(broken,), cases=benchmark.cases[:1]))

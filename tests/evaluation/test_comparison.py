@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.comparison import Scores, curve, dial_quality, dominated, dominated_ratio, relabelled
+from evaluation.comparison import Scores, relabelled, single_steps
+from evaluation.gate_sweep import GateSweep, area_ratio
 
 GAMMAS = np.linspace(0, 1, 11)
 
@@ -16,29 +17,33 @@ def dial(identity, edit, *, creatures: int = 12, trainings: int = 3, noise: floa
     return Scores(np.linspace(0, 1, len(identity)), *grids)
 
 
+def sweep(scores: Scores, chance: tuple[float, float] = (0.0, 0.0)) -> GateSweep:
+    return scores.sweep("someone", chance)
+
+
 def test_an_even_dial_is_ordered_and_smooth():
-    found = dial_quality(dial(GAMMAS, 1 - GAMMAS, noise=0.01))
+    found = sweep(dial(GAMMAS, 1 - GAMMAS, noise=0.01))
     assert found.tau_identity.mean == pytest.approx(1)
-    assert found.tau_edit.mean == pytest.approx(-1)
+    assert found.tau_text.mean == pytest.approx(-1)
     assert found.step.mean == pytest.approx(0.1, abs=0.01)
     assert found.tau_identity.low > 0.9
 
 
 def test_a_switch_is_ordered_and_not_smooth():
     switch = 1 / (1 + np.exp(-60 * (GAMMAS - 0.55)))
-    found = dial_quality(dial(switch, 1 - switch))
-    assert found.tau_identity.mean > 0.9
-    assert found.step.mean > 0.8
-    assert found.step_each.mean > 0.8
+    scores = dial(switch, 1 - switch)
+    assert sweep(scores).tau_identity.mean > 0.9
+    assert sweep(scores).step.mean > 0.8
+    assert single_steps(scores)[0].mean > 0.8
 
 
 def test_relabelling_does_not_hide_the_jumps_of_single_trajectories():
     """Half of the creatures switch early, half late: their mean has two steps, each of them jumps once."""
     early, late = (GAMMAS > 0.25).astype(float), (GAMMAS > 0.75).astype(float)
     grid = np.stack([early, late])[None, :, None, None, :]
-    found = dial_quality(Scores(GAMMAS, np.repeat(grid, 2, axis=0), np.repeat(1 - grid, 2, axis=0)))
-    assert found.step.mean == pytest.approx(0.5)
-    assert found.step_each.mean == found.step_calibrated.mean == pytest.approx(1)
+    scores = Scores(GAMMAS, np.repeat(grid, 2, axis=0), np.repeat(1 - grid, 2, axis=0))
+    assert sweep(scores).step.mean == pytest.approx(0.5)
+    assert [steps.mean for steps in single_steps(scores)] == pytest.approx([1, 1])
 
 
 def test_relabelling_evens_a_crooked_dial():
@@ -51,24 +56,23 @@ def test_relabelling_evens_a_crooked_dial():
 
 def test_the_dominated_area_is_measured_from_chance():
     corner = dial(np.array([0.2, 0.8]), np.array([0.9, 0.9]))
-    assert dominated(corner, (0.0, 0.0)).mean == pytest.approx(0.8 * 0.9)
-    assert dominated(corner, (0.2, 0.1)).mean == pytest.approx(0.6 * 0.8)
-    assert dominated(dial(np.array([0.1, 0.2]), np.array([0.1, 0.05])), (0.2, 0.1)).mean == 0
+    assert sweep(corner).area.mean == pytest.approx(0.8 * 0.9)
+    assert sweep(corner, (0.2, 0.1)).area.mean == pytest.approx(0.6 * 0.8)
+    assert sweep(dial(np.array([0.1, 0.2]), np.array([0.1, 0.05])), (0.2, 0.1)).area.mean == 0
 
 
 def test_a_better_dial_has_a_ratio_above_one_whose_interval_excludes_equality():
-    better = dial(GAMMAS, np.sqrt(1 - GAMMAS), noise=0.02, seed=1)
-    worse = dial(GAMMAS, 1 - GAMMAS, noise=0.02, seed=2)
-    ratio = dominated_ratio(better, worse, (0.0, 0.0))
-    assert ratio.low > 1.2
-    same = dominated_ratio(worse, dial(GAMMAS, 1 - GAMMAS, noise=0.02, seed=3), (0.0, 0.0))
+    better = sweep(dial(GAMMAS, np.sqrt(1 - GAMMAS), noise=0.02, seed=1))
+    worse, alike = (sweep(dial(GAMMAS, 1 - GAMMAS, noise=0.02, seed=seed)) for seed in (2, 3))
+    assert area_ratio(better, worse).low > 1.2
+    same = area_ratio(worse, alike)
     assert same.low < 1 < same.high or abs(same.mean - 1) < 0.02
     with pytest.raises(ValueError, match="a ratio is paired"):
-        dominated_ratio(better, dial(GAMMAS, GAMMAS, creatures=5), (0.0, 0.0))
+        area_ratio(better, sweep(dial(GAMMAS, GAMMAS, creatures=5)))
 
 
 def test_curves_have_a_band_for_every_setting():
-    identity, edit = curve(dial(GAMMAS, 1 - GAMMAS, noise=0.1))
+    identity, edit = sweep(dial(GAMMAS, 1 - GAMMAS, noise=0.1)).curves
     np.testing.assert_allclose(identity.mean, GAMMAS, atol=0.05)
     np.testing.assert_allclose(edit.mean, 1 - GAMMAS, atol=0.05)
     assert (identity.low <= identity.mean).all()
@@ -80,6 +84,6 @@ def test_cells_without_anything_visible_are_left_out():
     scores = dial(GAMMAS, 1 - GAMMAS)
     grid = np.array(scores.identity)
     grid[:, :, 0] = np.nan
-    found = dial_quality(Scores(GAMMAS, grid, scores.edit))
-    assert found.tau_identity.mean == pytest.approx(1)
-    assert found.step_each.mean == pytest.approx(0.1)
+    partly = Scores(GAMMAS, grid, scores.edit)
+    assert sweep(partly).tau_identity.mean == pytest.approx(1)
+    assert single_steps(partly)[0].mean == pytest.approx(0.1)

@@ -30,3 +30,13 @@ def test_two_people_are_matched_before_their_expressions_are_compared():
     found = Faces(np.array([[0.0, 1.0], [1.0, 0.0]]), ("sad", "happy"), ("left", "front"))
     score = score_faces(found, np.eye(2), ["happy", "happy"], [None, "left"])
     assert (score.similarity, score.detected, score.expression, score.pose) == pytest.approx((1, 1, 0.5, 1))
+
+
+def test_faces_are_kept_as_numbers_and_come_back():
+    for faces in (
+        Faces(np.array([[0.0, 1.0], [0.5, -1.0]], np.float32), ("sad", "happy"), ("left", "front")),
+        Faces(np.zeros((0, 2), np.float32), (), ()),
+    ):
+        again = Faces.unpacked(faces.packed)
+        assert again.embeddings.tolist() == faces.embeddings.tolist()
+        assert (again.expressions, again.poses) == (faces.expressions, faces.poses)

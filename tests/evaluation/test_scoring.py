@@ -98,17 +98,24 @@ def test_masked_metrics_see_the_subject_alone(benchmark, judges, perfect, tmp_pa
         mask[:, : image.shape[1] // 2] = True
         return mask
 
-    def values(masker: Masker | None, name: str) -> list[float]:
-        scoring = Scoring(benchmark, perfect, dataclasses.replace(judges, masker=masker), cache)
-        return list(next(c for c in scoring.columns() if c.protocol.metric == name).values.values())
+    def columns(masker: Masker | None) -> dict[str, np.ndarray]:
+        answers = [*perfect, *controls(benchmark, [0])]
+        scoring = Scoring(benchmark, answers, dataclasses.replace(judges, masker=masker), cache)
+        return {c.protocol.metric: np.array([*c.values.values()]) for c in scoring.columns()}
 
     cache = VectorCache(tmp_path / "a.sqlite")
-    whole = Masker("all of it", lambda image: np.ones(image.shape[:2], bool))
+    plain, nothing = columns(None), columns(Masker("nothing found", lambda _: None))
+    whole = columns(Masker("all of it", lambda image: np.ones(image.shape[:2], bool)))
+    half = columns(Masker("left half", left))
     for name in ("CLIP-I", "DINO-I"):
-        plain = values(None, name)
-        assert values(whole, f"{name} masked") == pytest.approx(plain)
-        assert values(Masker("nothing found", lambda _: None), f"{name} masked") == pytest.approx(plain)
-        assert np.abs(np.subtract(values(Masker("left half", left), f"{name} masked"), plain)).max() > 0.01
+        np.testing.assert_allclose(whole[f"{name} masked"], plain[name], rtol=1e-5)
+        np.testing.assert_allclose(nothing[f"{name} masked"], plain[name], rtol=1e-5)
+        assert np.abs(half[f"{name} masked"] - plain[name]).max() > 0.01
+    assert np.abs(nothing["CLIP-T background"] - plain["CLIP-T"]).max() > 0.01  # of the prompt without its subject
+    assert np.ptp(whole["CLIP-T background"]) < np.ptp(half["CLIP-T background"])  # all is painted over: no picture
+    copied, wrong = (whole["MaSC"][len(perfect) + k :: 2] for k in (0, 1))
+    assert copied.min() > wrong.max()
+    assert np.abs(half["MaSC"] - whole["MaSC"]).max() > 0.01
 
 
 def test_what_is_no_picture_costs_its_own_row(perfect, tmp_path):

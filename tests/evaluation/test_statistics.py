@@ -56,8 +56,16 @@ def test_kendall_tau_of_known_orders():
     np.testing.assert_allclose(kendall_tau(gammas, curves), [1, -1, 1 / 3, 0])
 
 
-def test_largest_step_is_the_biggest_jump_either_way():
-    np.testing.assert_allclose(largest_step(np.array([[0.0, 0.1, 0.6, 0.2], [0.5, 0.5, 0.5, 0.4]])), [0.5, 0.1])
+def test_kendall_tau_is_scipys_with_ties_too():
+    rng = np.random.default_rng(0)
+    settings, curves = np.arange(6.0), rng.integers(4, size=(2, 5, 6)).astype(float)
+    expected = [[stats.kendalltau(settings, curve)[0] for curve in rows] for rows in curves]
+    np.testing.assert_allclose(kendall_tau(settings, curves), expected)
+
+
+def test_largest_step_is_the_biggest_jump_either_way_as_a_share_of_the_range():
+    curves = np.array([[0.0, 0.1, 0.6, 0.2], [0.5, 0.5, 0.5, 0.4], [0.3, 0.3, 0.3, 0.3]])
+    np.testing.assert_allclose(largest_step(curves), [5 / 6, 1, np.nan])
 
 
 def test_one_gamma_has_neither_order_nor_steps():
@@ -91,6 +99,15 @@ def test_a_crossed_interval_is_wider_than_that_of_subjects_alone_when_trainings_
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
     again = crossed_bootstrap(np.mean, different, resamples=800)
     assert (again.low, again.high) == (wide.low, wide.high)
+
+
+def test_a_statistic_of_several_numbers_has_an_interval_for_each():
+    values = np.random.default_rng(0).normal(size=(2, 10, 3))
+    every = crossed_bootstrap(lambda v: v.mean(axis=(0, 1)), values, resamples=50)
+    last = crossed_bootstrap(lambda v: float(v[..., 2].mean()), values, resamples=50)
+    np.testing.assert_allclose([every.low[2], every.high[2]], [last.low, last.high])
+    alone = crossed_bootstrap(np.mean, values[:1, :1], resamples=50)
+    np.testing.assert_allclose([alone.mean, alone.low, alone.high], [values[0, 0].mean(), np.nan, np.nan])
 
 
 def test_pairs_stay_together_in_a_crossed_interval():

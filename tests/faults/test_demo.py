@@ -37,7 +37,7 @@ def check_products(output: Path, products: dict[str, Path]) -> None:
     assert load_checkpoint(products["checkpoint"]).digest
     assert decode_image(products["sweep"].read_bytes()).shape[1] > 7 * 128  # the reference and six gammas
     assert decode_image(products["served answer"].read_bytes()).shape == (64, 64, 3)
-    assert "data:image/png" in products["report"].read_text()
+    assert "data:image/jpeg" in products["report"].read_text()
 
 
 def check_output(text: str) -> None:

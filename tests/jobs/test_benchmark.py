@@ -21,8 +21,9 @@ from jobs.console import UserError
 from jobs.evaluate import EvaluateConfig
 from jobs.evaluation.config import BenchmarkConfig, MethodConfig
 from jobs.evaluation.drawing import Row, draw_rows, missing_rows
-from jobs.evaluation.harness import benchmark_of, evaluate_benchmark
+from jobs.evaluation.harness import evaluate
 from jobs.evaluation.methods import Ask, Steps, dial_of, load_painter, maker_of
+from jobs.evaluation.questions import benchmark_of
 
 ROOT = Path(__file__).parents[2]
 POCKET = BenchmarkConfig(layout=["pocket"], subjects=2, prompts_each=1)
@@ -52,7 +53,7 @@ def ray_up():
 
 def test_a_benchmark_is_drawn_scored_and_gone_on_with(ray_up, untrained_checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
-    first = evaluate_benchmark(config(out, untrained_checkpoint))
+    first = evaluate(config(out, untrained_checkpoint))
     assert first.drawn == 2 * (2 + 1)  # subjects x (two gammas and the base model)
     scores, rows = first.scores_json.read_bytes(), first.scores_jsonl.read_text().splitlines()
     found = json.loads(scores)
@@ -62,10 +63,10 @@ def test_a_benchmark_is_drawn_scored_and_gone_on_with(ray_up, untrained_checkpoi
     kept = sorted((out / "pictures").rglob("*.png"))
     kept[0].unlink()
     shutil.rmtree(out / "embeddings.sqlite", ignore_errors=True)
-    again = evaluate_benchmark(config(out, untrained_checkpoint))
+    again = evaluate(config(out, untrained_checkpoint))
     assert again.drawn == 1
     assert again.scores_json.read_bytes() == scores
-    assert evaluate_benchmark(config(out, untrained_checkpoint, steps=2)).drawn == 6  # other settings, other pictures
+    assert evaluate(config(out, untrained_checkpoint, steps=2)).drawn == 6  # other settings, other pictures
     assert "copying the reference wins" in capsys.readouterr().out
 
 
@@ -150,7 +151,7 @@ def test_the_guide_and_the_ready_configuration_are_understood(tmp_path):
 def test_what_cannot_be_benchmarked_is_one_line(untrained_checkpoint, tmp_path):
     def error_of(kind: type[Exception], **fields) -> str:
         with pytest.raises(kind) as error:
-            evaluate_benchmark(config(tmp_path / "out", **({"checkpoint": untrained_checkpoint} | fields)))
+            evaluate(config(tmp_path / "out", **({"checkpoint": untrained_checkpoint} | fields)))
         assert "\n" not in str(error.value)
         return str(error.value)
 

@@ -2,23 +2,31 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
-from evaluation.sweep import Subject, SweepPlan, draw_sweep
-from flexip.checkpoint import CheckpointError, load_checkpoint
-from flexip.images import ImageError, decode_image, encode_png
+from evaluation import metrics
+from evaluation.benchmarks import BenchmarkError, Photo, Subject
+from evaluation.sweep import SweepPlan, draw_sweep, embed_images, measure_sweep
+from flexip.checkpoint import load_checkpoint
+from flexip.images import decode_image, encode_png
 from flexip.rows import SPLITS, PairRow, Split, arrow_schema
 from flexip.sampler import sample
 from jobs import calibrate
+from jobs.cluster import ray_session
+from jobs.config import RayConfig
 from jobs.console import UserError
-from jobs.evaluate import EvaluateConfig, main, run
+from jobs.evaluate import EvaluateConfig, main
+from jobs.evaluation.harness import evaluate
+from jobs.evaluation.questions import methods_of, questions_of, subjects_of
 from pipelines.shards import SCHEMA_VERSION, DatasetError, Manifest, write_manifest, write_table
 
+RAY = RayConfig(num_cpus=2, object_store_mb=100)
 GAMMAS = [0.0, 0.5, 1.0]
 
 
@@ -59,44 +67,50 @@ def dataset(reference, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def ray_up():
+    with ray_session(RAY):
+        yield
+
+
 def config(checkpoint: Path, output: Path, **fields) -> EvaluateConfig:
-    return EvaluateConfig(
-        checkpoint=checkpoint, output=output, **({"gammas": GAMMAS, "steps": 2, "prompts": ["on a beach"]} | fields)
-    )
+    given: dict[str, Any] = {
+        "gammas": GAMMAS, "steps": 1, "prompts": ["on a beach"], "workers": 1, "track": False, "ray": RAY
+    }  # fmt: skip
+    return EvaluateConfig(checkpoint=checkpoint, output=output, **(given | fields))
 
 
-def test_a_folder_of_references_becomes_three_files(untrained_checkpoint, references, tmp_path, capsys):
-    result = run(config(untrained_checkpoint, tmp_path / "out", references=references, prompts=["snow", "sea"]))
+def test_a_folder_of_references_becomes_a_report(ray_up, untrained_checkpoint, references, tmp_path, capsys):
+    (references / "broken.png").write_bytes(b"text")
+    result = evaluate(config(untrained_checkpoint, tmp_path / "out", references=references, prompts=["snow", "sea"]))
+    (references / "broken.png").unlink()
     scores = json.loads(result.scores_json.read_text())
-    assert scores["subjects"] == ["blue", "green"]
-    assert scores["gammas"] == GAMMAS
-    assert scores["checkpoint"] == load_checkpoint(untrained_checkpoint).digest[:16]
-    for curve in scores["curves"].values():
-        assert np.shape(curve["mean"]) == (3,)
+    assert scores["benchmark"]["subjects"] == 2
+    assert "broken.png" in scores["notes"][0]
+    assert "flatters" in scores["remarks"][0]
+    (sweep,) = scores["sweeps"]
+    assert sweep["settings"] == GAMMAS
+    for curve in (sweep["identity_curve"], sweep["text_curve"]):
         assert np.all(np.less_equal(curve["low"], curve["mean"]) & np.less_equal(curve["mean"], curve["high"]))
-        assert set(curve["per_subject"]) == {"blue", "green"}
-    sheet = np.asarray(Image.open(result.sweep_png))
-    assert sheet.shape[1] > 4 * 128  # the reference and three gammas
-    assert scores["protocol_id"] in result.report_html.read_text()
-    assert "gamma 0 -> 1: identity" in capsys.readouterr().out
+    assert decode_image(result.sweep_png.read_bytes()).shape[1] > 4 * 128  # the reference and three gammas
+    assert sweep["identity"] in result.report_html.read_text()
+    assert "flexip, gamma 0 -> 1: identity" in capsys.readouterr().out
 
 
-def test_subjects_come_from_the_test_split_one_reference_each(untrained_checkpoint, dataset, tmp_path):
-    result = run(config(untrained_checkpoint, tmp_path, dataset=dataset))
-    assert result.summary.subjects == ["a", "b"]
-
-
-def test_the_same_evaluation_gives_the_same_scores(untrained_checkpoint, references, tmp_path):
-    first = run(config(untrained_checkpoint, tmp_path / "1", references=references, subjects=1))
-    again = run(config(untrained_checkpoint, tmp_path / "2", references=references, subjects=1, batch_rows=2))
-    np.testing.assert_allclose(
-        first.summary.identity_dino.per_subject, again.summary.identity_dino.per_subject, atol=1e-3
-    )
+def test_subjects_of_a_split_come_with_their_references(dataset, tmp_path):
+    subjects = subjects_of(dataset, "test", 8)
+    assert [(subject.name, len(subject.photos)) for subject in subjects] == [("a", 2), ("b", 1)]
+    assert [subject.name for subject in subjects_of(dataset, "test", 1)] == ["a"]
+    asked, _ = questions_of(config(tmp_path, tmp_path, dataset=dataset))
+    assert [(case.unit, case.prompt) for case in asked.cases] == [("a", "on a beach"), ("b", "on a beach")]
+    (method,) = methods_of(config(tmp_path, tmp_path, dataset=dataset))
+    assert not method.cut_out
 
 
 def test_every_cell_of_a_sweep_is_its_own_request_drawn_alone(untrained_checkpoint, reference):
     engine = load_checkpoint(untrained_checkpoint)
-    subjects = [Subject("one", reference), Subject("two", reference[:, ::-1].copy())]
+    pngs = [encode_png(image) for image in (reference, reference[:, ::-1].copy())]
+    subjects = [Subject(name, "it", (Photo(png, name),)) for name, png in zip(("one", "two"), pngs, strict=True)]
     plan = SweepPlan(subjects, ["snow", "sea"], [0.0, 1.0], seeds=(1, 2), steps=2)
     steps = []
     images = draw_sweep(engine, plan, batch_size=5, on_steps=steps.append)
@@ -106,44 +120,45 @@ def test_every_cell_of_a_sweep_is_its_own_request_drawn_alone(untrained_checkpoi
     request = plan.requests()[-3]
     assert (request.prompt, request.seed, request.preservation, request.personalization) == ("sea", 1, 1.0, 0.0)
     np.testing.assert_allclose(images[1, 1, 0, 1].astype(int), sample(engine, [request])[0].astype(int), atol=1)
+    found, turned = (
+        measure_sweep(engine.encoders, replace(plan, gammas=gammas), images) for gammas in ([0.0, 1.0], [1.0, 0.0])
+    )
+    assert found.identity.shape == found.text.shape == (1, 2, 2)
+    np.testing.assert_allclose(found.identity[..., ::-1], turned.identity)  # settings rise, however they were drawn
+    shown = metrics.unit(embed_images(engine.encoders, plan.references)["dino"])
+    assert found.corner[0] == pytest.approx(shown[0] @ shown[1])
 
 
 def test_what_cannot_be_evaluated_is_one_line(untrained_checkpoint, references, dataset, tmp_path):
     def error_of(kind: type[Exception], checkpoint: Path = untrained_checkpoint, **fields) -> str:
         with pytest.raises(kind) as error:
-            run(config(checkpoint, tmp_path / "out", **fields))
+            evaluate(config(checkpoint, tmp_path / "out", **fields))
         assert "\n" not in str(error.value)
         return str(error.value)
 
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "cat.png").write_bytes(b"text")
-    assert "no config.json" in error_of(CheckpointError, tmp_path, references=references)
-    assert "neither is given" in error_of(UserError)
-    assert "both are given" in error_of(UserError, references=references, dataset=dataset)
+    assert "has no adapters.safetensors" in error_of(UserError, tmp_path, references=references)
+    assert "none given" in error_of(UserError)
+    assert "dataset and references given" in error_of(UserError, references=references, dataset=dataset)
     assert "no subject in its val split" in error_of(UserError, dataset=dataset, split="val")
     assert "no dataset" in error_of(DatasetError, dataset=tmp_path)
-    assert "no such folder" in error_of(UserError, references=tmp_path / "nowhere")
-    assert "no picture there" in error_of(UserError, references=untrained_checkpoint)
-    assert "cat.png" in error_of(ImageError, references=broken)
+    assert "no folder" in error_of(BenchmarkError, references=tmp_path / "nowhere")
+    assert "0 subjects, 0 cases" in error_of(BenchmarkError, references=untrained_checkpoint)
+    assert "cat.png" in error_of(BenchmarkError, references=broken)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_says_error_and_exits_with_2(tmp_path, capsys):
-    words = ["--checkpoint", str(tmp_path), "--output", str(tmp_path), "--references", str(tmp_path)]
+def test_the_command_line_says_error_and_exits_with_2(references, tmp_path, capsys):
+    words = ["--checkpoint", str(tmp_path), "--output", str(tmp_path), "--references", str(references)]
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("error: checkpoint")
+    assert capsys.readouterr().err.startswith("error: methods: flexip: checkpoint")
     with pytest.raises(SystemExit):
         main([*words, "--gammas", "0,2"])
     assert "less than or equal to 1" in capsys.readouterr().err
-
-
-def test_a_reference_that_is_not_square_is_padded_in_the_sheet(untrained_checkpoint, references, tmp_path):
-    result = run(config(untrained_checkpoint, tmp_path, references=references / "green"))
-    assert result.summary.subjects == ["00", "01"]
-    assert decode_image(result.sweep_png.read_bytes()).shape[2] == 3
 
 
 def test_a_checkpoint_is_calibrated_in_place(untrained_checkpoint, dataset, tmp_path, capsys):
