@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class Bench:
         """A stretch as `jobs.train` does it, from the first batch to the last step: nothing is prepared outside."""
         last = self.state.step + self.config.stretch
         job = dataclasses.replace(self.job, config=self.config.model_copy(update={"steps": last}))
-        for parts in feed(job, self.place, self.sources[features], self.state.step):
+        make = partial(step_parts, job, self.place, self.sources[features])
+        for parts in feed(make, range(self.state.step, job.config.steps)):
             train_step(self.state, parts, self.config.optimizer.grad_clip, precision=self.config.precision)
 
     def in_line(self) -> None:

@@ -1,6 +1,8 @@
-"""Train the adapters on a curated dataset with Ray Train; MLflow keeps the record.
+"""Train the adapters, or a stage of DynamicID, on a curated dataset with Ray Train; MLflow keeps the record.
 
     python -m jobs.train --config configs/pocket/train.yaml --steps 200
+    python -m jobs.train --config configs/pocket/people.yaml                      anchoring; then the second stage:
+    python -m jobs.train --config configs/pocket/people.yaml --stage reconfiguration --start A/checkpoint --output B
 
 <output>/checkpoint      the final checkpoint, ready for jobs.generate, jobs.evaluate and jobs.serve
 <output>/runs/<name>     checkpoints for resume and the state of the run; a second start under one name continues it
@@ -21,6 +23,7 @@ from jobs.training import store
 from jobs.training.assignment import Assignment
 from jobs.training.config import TrainConfig
 from jobs.training.estimate import describe
+from jobs.training.features import open_data
 from jobs.training.launch import ProgressFile, launch
 from jobs.training.models import log_findings
 from jobs.training.record import open_record
@@ -51,7 +54,7 @@ def run(config: TrainConfig) -> TrainResult:
         Interrupted: a signal ended it early, with a checkpoint.
     """
     config = config.model_copy(update={"dataset": config.dataset.resolve(), "output": config.output.resolve()})
-    dataset = open_dataset(config.dataset)
+    dataset = open_data(config)
     record = open_record(config)
     uri = tracking_uri(config.mlflow, config.output)
     client = open_client(uri)

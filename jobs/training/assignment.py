@@ -4,9 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
 from flexip.encoders import EncoderNames
 from flexip.training import Noising
 from jobs.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class FaceInputs:
+    """What the stages of DynamicID need of the encoders and the dataset beside its rows."""
+
+    nobody: Float[Tensor, "N Dh"]  # CLIP states of a black picture
+    text: Float[Tensor, "L D"]  # what the UNet is told in reconfiguration
+    people: list[list[int]]  # training rows of everybody who has two or more
 
 
 @dataclass(frozen=True)
@@ -19,10 +31,11 @@ class Assignment:
     shapes: dict[str, tuple[int, ...]]  # of one row of each feature family
     fingerprints: dict[str, str]
     noising: Noising
-    flops: int  # of one row, forward and backward
+    flops: int  # of one row, forward and backward; 0: not counted
     tracking_uri: str
     run_id: str
     folder: Path  # of the run, on storage that all machines see
+    faces: FaceInputs | None = None  # of the stages of DynamicID
 
 
 def _never() -> bool:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from flexip.encoders import Detail
 from flexip.precision import Precision
 from flexip.rows import DatasetName
+from flexip.training_faces import FACE_TEXT
 from jobs.config import JobConfig, MLflowConfig, ModelsConfig, RayConfig, Section
 
 
@@ -112,18 +113,45 @@ class ValidationConfig(Section):
     gpus: float = Field(default=0.0, ge=0, description="share of a GPU that a validation takes; 0: it runs on a CPU")
 
 
+class PeopleConfig(Section):
+    tokens: int = Field(default=4, ge=1, description="of an identity")
+    depth: int = Field(default=4, ge=1, description="Perceiver blocks of the face encoder")
+    heads: int = Field(default=12, ge=1, description="attention heads of the face encoder")
+    dim_head: int = Field(default=64, ge=8, description="width of a head, here and in the reconfigurator")
+    lora_rank: int = Field(default=128, ge=0, description="of the attention projections; 0: they stay as they are")
+    motion_tokens: int = Field(default=4, ge=1, description="of an expression and a pose")
+    motion_width: int = Field(default=1024, ge=8, description="of the reconfigurator inside")
+    motion_heads: int = Field(default=16, ge=1, description="attention heads of the reconfigurator")
+    motion_depth: int = Field(default=1, ge=1, description="blocks of each of its two nets")
+    motion_channels: list[int] = Field(
+        default=[16, 32, 64, 128, 256, 512], min_length=6, max_length=6, description="of the landmark encoder"
+    )
+    likeness: float = Field(
+        default=1.0, ge=0, description="lambda: weight of the UNet's two predictions being alike; 0 saves its calls"
+    )
+    text: str = Field(default=FACE_TEXT, description="what the UNet is told in these calls")
+    lose_landmarks: Weight = Field(default=0.3, description="probability that a motion is told in words alone")
+    lose_sentence: Weight = Field(default=0.1, description="probability that a motion is told by landmarks alone")
+
+
 class TrainConfig(JobConfig):
-    """Train the FlexIP adapters on a curated dataset."""
+    """Train the FlexIP adapters on a curated dataset, or a stage of DynamicID on one of faces."""
 
     dataset: Path = Field(description="dataset directory, as written by jobs.curate")
     output: Path = Field(description="directory of the results: checkpoint, runs, MLflow store")
     name: str = Field(
         default="flexip", pattern=r"^[\w.-]+$", description="the run's name; starting one name again continues it"
     )
+    stage: Literal["adapters", "anchoring", "reconfiguration"] = Field(
+        default="adapters",
+        description="what is trained: FlexIP's adapters, or DynamicID: first anchoring, then reconfiguration",
+    )
     start: str | None = Field(
         default=None,
-        description="checkpoint whose adapters the run begins with, pocket for our own; none: from nothing",
+        description="checkpoint that the run begins with, pocket for our own; none: from nothing; reconfiguration needs"
+        " one of anchoring",
     )
+    people: PeopleConfig = Field(default=PeopleConfig(), description="DynamicID: its architecture and second stage")
     models: ModelsConfig = Field(default=ModelsConfig(), description="frozen models, the same as in curation")
     adapter: AdapterSizes = Field(default=AdapterSizes(), description="architecture of the adapters")
     gate: GateByDataset = Field(default=GateByDataset(), description="gamma in training: 1 keeps identity, 0 edits")
@@ -188,6 +216,7 @@ class TrainConfig(JobConfig):
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         self._check_shares()
+        self._check_stage()
         if self.optimizer.warmup > self.steps:
             raise ValueError(
                 f"optimizer.warmup = {self.optimizer.warmup}: longer than the whole run, steps = {self.steps}"
@@ -195,6 +224,15 @@ class TrainConfig(JobConfig):
         if self.mixture.invariant + self.mixture.variant == 0:
             raise ValueError("mixture: both weights are 0; give at least one dataset a weight")
         return self
+
+    def _check_stage(self) -> None:
+        if self.stage == "adapters":
+            return
+        if self.stage == "reconfiguration" and self.start is None:
+            raise ValueError("start: missing; reconfiguration goes on from a checkpoint of anchoring, so name one")
+        for name, off in (("validate_every", 0), ("dry_run", False), ("features", "cached")):
+            if (value := getattr(self, name)) != off:
+                raise ValueError(f"{name} = {value}: is for the stage adapters; leave it out for {self.stage}")
 
     @property
     def worker_counts(self) -> range:

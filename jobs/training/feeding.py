@@ -6,8 +6,9 @@ workers, and after a crash could only be brought to row n by reading all before 
 """
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,20 +16,23 @@ import torch
 from flexip.rows import DATASETS, DatasetName
 from flexip.training import Batch, BatchRow, Drops, batch_rows, build_batch, draw_gamma
 from jobs.training.assignment import Assignment, Place
+from jobs.training.config import TrainConfig
 from jobs.training.features import FeatureSource
 
+Parts = TypeVar("Parts")
 
-def feed(job: Assignment, place: Place, source: FeatureSource, first: int) -> Generator[list[Batch]]:
-    """This rank's parts of the global batches `first`, `first + 1`, ... to the last step.
+
+def feed(parts: Callable[[int], Parts], steps: range) -> Generator[Parts]:
+    """This rank's parts of the global batch of each step.
 
     A thread reads one step ahead. Closing the iterator ends it.
     """
     with ThreadPoolExecutor(1, "feed") as thread:
-        ahead = thread.submit(step_parts, job, place, source, first)
-        for step in range(first, job.config.steps):
-            ready = ahead.result()
-            if step + 1 < job.config.steps:
-                ahead = thread.submit(step_parts, job, place, source, step + 1)
+        ahead = [thread.submit(parts, step) for step in steps[:1]]
+        for step in steps:
+            ready = ahead.pop().result()
+            if step + 1 in steps:
+                ahead.append(thread.submit(parts, step + 1))
             yield ready
 
 
@@ -36,10 +40,14 @@ def step_parts(job: Assignment, place: Place, source: FeatureSource, step: int) 
     """This rank's slice of one global batch, in `accumulate` parts."""
     config = job.config
     rows = batch_rows(config.seed, step, config.batch_size, job.sizes, config.mixture.model_dump())
+    return [_part(job, place, source, rows[part]) for part in slices(config, place)]
+
+
+def slices(config: TrainConfig, place: Place) -> list[slice]:
+    """Which rows of a global batch are in each of this rank's parts."""
     share = config.batch_size // place.world
     size = share // config.accumulate
-    mine = range(place.rank * share, (place.rank + 1) * share, size)
-    return [_part(job, place, source, rows[start : start + size]) for start in mine]
+    return [slice(start, start + size) for start in range(place.rank * share, (place.rank + 1) * share, size)]
 
 
 def _part(job: Assignment, place: Place, source: FeatureSource, rows: Sequence[BatchRow]) -> Batch:

@@ -69,8 +69,8 @@ class StepLog:
             "data_wait_share": self.waited / seconds,
             "checkpoint_stall_share": self.stalled / seconds,
             "memory_gib": peak_memory(self.place.device) / 2**30,
-            "tflops_per_worker": flops / 1e12,
-            **({"mfu": flops / self._peak} if self._peak else {}),
+            **({"tflops_per_worker": flops / 1e12} if flops else {}),
+            **({"mfu": flops / self._peak} if flops and self._peak else {}),
         }
 
     def _agreed(self) -> tuple[list[tuple[int, float]], Asked]:

@@ -38,6 +38,8 @@ FREE_FIELDS = {
     "ray",
 }
 
+ADAPTERS_FIELDS = {"adapter", "gate", "mixture"}  # say nothing of another stage
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -61,7 +63,8 @@ class RunRecord:
 
 def run_identity(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide what a run computes, by dotted key, and the dataset's digest."""
-    identity = flatten(config.model_dump(mode="json", exclude=FREE_FIELDS))
+    foreign = {"stage", "people"} if config.stage == "adapters" else ADAPTERS_FIELDS
+    identity = flatten(config.model_dump(mode="json", exclude=FREE_FIELDS | foreign))
     identity["dataset manifest"] = hashlib.sha256((config.dataset / "manifest.json").read_bytes()).hexdigest()[:16]
     return identity
 

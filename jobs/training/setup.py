@@ -1,20 +1,23 @@
 """From a configuration to what the workers are told: everything that can be wrong is found here, before any starts."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from flexip.casting import nobody_states
 from flexip.checkpoint import read_config
 from flexip.encoders import EncoderNames, Encoders, load_encoders, load_scheduler_config
 from flexip.rows import DATASETS
 from flexip.training import batch_rows, load_noising
 from jobs.console import UserError, say
 from jobs.tracking import create_run, run_exists
-from jobs.training.assignment import Assignment
+from jobs.training.assignment import Assignment, FaceInputs
 from jobs.training.config import TrainConfig
 from jobs.training.estimate import training_cost_of
-from jobs.training.features import families
+from jobs.training.features import families, needed_families, open_data
 from jobs.training.models import log_dataset
 from jobs.training.record import RunRecord
-from pipelines.shards import PairDataset
+from pipelines.face_shards import FaceDataset
+from pipelines.shards import FACES, PairDataset
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -30,8 +33,9 @@ def load_matching_encoders(config: TrainConfig, dataset: PairDataset) -> Encoder
     if config.features == "online":
         return encoders
     theirs = dataset.manifest.fingerprints
-    option = {"clip": "clip", "dino": "dino", "hidden": "clip", "text": "base", "vae": "base"}
-    needed = families(config.adapter.detail)
+    option = {"clip": "clip", "dino": "dino", "hidden": "clip", "text": "base", "vae": "base", "prompt": "base"}
+    ours = encoders.fingerprints | {"prompt": encoders.fingerprints["text"]}
+    needed = [family for family in needed_families(config) if family in ours]  # not those of the face library
     if missing := [family for family in needed if family not in theirs]:
         raise UserError(
             f"dataset {dataset.root}: has no {missing[0]} features, which adapter.method = {config.adapter.method} "
@@ -39,10 +43,10 @@ def load_matching_encoders(config: TrainConfig, dataset: PairDataset) -> Encoder
         )
     problems = [
         f"dataset {dataset.root}: its {family} features come from encoder {theirs.get(family)}, "
-        f"models.{option[family]} = {names[option[family]]} is {encoders.fingerprints[family]}; "
+        f"models.{option[family]} = {names[option[family]]} is {ours[family]}; "
         "curate again, or name the model it was curated with"
         for family in needed
-        if theirs.get(family) != encoders.fingerprints[family]
+        if theirs.get(family) != ours[family]
     ]
     if problems:
         raise UserError("\n".join(problems))
@@ -61,6 +65,8 @@ def check_start(config: TrainConfig, encoders: Encoders) -> None:
     if config.start is None:
         return
     stored = read_config(config.start)
+    if config.stage != "adapters":
+        return _check_people(config, stored, encoders)
     wanted = config.adapter.model_dump()
     odd = {key: value for key, value in wanted.items() if stored["architecture"].get(key) != value}
     if odd:
@@ -72,6 +78,28 @@ def check_start(config: TrainConfig, encoders: Encoders) -> None:
                 f"start = {config.start}: trained on another {family} encoder than the one of models, "
                 f"{encoders.fingerprints[family]}"
             )
+
+
+def _check_people(config: TrainConfig, stored: Mapping[str, Any], encoders: Encoders) -> None:
+    """Refuses to begin with anything but a first stage of the same face path."""
+    architecture = stored["architecture"]
+    if architecture.get("method") != "dynamicid" or architecture.get("reconfigurator"):
+        raise UserError(f"start = {config.start}: no checkpoint of anchoring; give what that stage wrote")
+    ours = face_fingerprints(config, encoders)
+    if odd := [family for family, mark in ours.items() if stored["fingerprints"].get(family) != mark]:
+        theirs = stored["fingerprints"].get(odd[0])
+        raise UserError(f"start = {config.start}: trained on {odd[0]} encoder {theirs}, this run has {ours[odd[0]]}")
+    if config.stage == "anchoring":
+        wanted = {key: getattr(config.people, key) for key in ("tokens", "depth", "heads", "dim_head", "lora_rank")}
+        if odd := {key: value for key, value in wanted.items() if architecture["faces"].get(key) != value}:
+            theirs = ", ".join(f"people.{key} = {architecture['faces'].get(key)}" for key in odd)
+            raise UserError(f"start = {config.start}: has {theirs}; this run has {', '.join(map(str, odd.values()))}")
+
+
+def face_fingerprints(config: TrainConfig, encoders: Encoders) -> dict[str, str]:
+    """Of the encoders that DynamicID reads, and of the face library that made the dataset."""
+    marks = {family: encoders.fingerprints[family] for family in ("hidden", "text", "vae")}
+    return marks | {FACES: open_data(config).manifest.tools[FACES]}
 
 
 def with_mlflow_run(record: RunRecord, config: TrainConfig, client: "MlflowClient") -> RunRecord:
@@ -88,6 +116,17 @@ def with_mlflow_run(record: RunRecord, config: TrainConfig, client: "MlflowClien
 def assignment(
     config: TrainConfig, dataset: PairDataset, encoders: Encoders, record: RunRecord, uri: str
 ) -> Assignment:
+    """What every worker is told. Raises UserError for a dataset that has too little for this training."""
+    common = {
+        "config": config,
+        "names": encoders.names,
+        "noising": load_noising(encoders, load_scheduler_config(encoders.names.base)),
+        "tracking_uri": uri,
+        "run_id": record.run_id,
+        "folder": record.folder,
+    }
+    if isinstance(dataset, FaceDataset):
+        return _face_assignment(config, dataset, encoders, common)
     sizes = {name: dataset.size(name, "train") for name in DATASETS}
     try:
         batch_rows(config.seed, 0, 1, sizes, config.mixture.model_dump())
@@ -100,14 +139,33 @@ def assignment(
     pairs = ", ".join(f"{size} {name}" for name, size in sizes.items())
     say("train", f"{config.steps} steps of {config.batch_size} rows, {config.workers} workers, pairs: {pairs}")
     return Assignment(
-        config=config,
-        names=encoders.names,
         sizes=sizes,
         shapes=encoders.shapes,
         fingerprints=encoders.fingerprints,
-        noising=load_noising(encoders, load_scheduler_config(encoders.names.base)),
         flops=training_cost_of(config, encoders.shapes).step,
-        tracking_uri=uri,
-        run_id=record.run_id,
-        folder=record.folder,
+        **common,
+    )
+
+
+def _face_assignment(
+    config: TrainConfig, dataset: FaceDataset, encoders: Encoders, common: dict[str, Any]
+) -> Assignment:
+    everybody = dataset.people("train")
+    people = [rows for rows in everybody.values() if len(rows) > 1]
+    if not people:
+        raise UserError(f"dataset {config.dataset}: nobody to train on has two pictures; curate more people")
+    say(
+        "train",
+        f"{config.stage}, {config.steps} steps of {config.batch_size} rows, {config.workers} workers, "
+        f"{dataset.size(FACES, 'train')} pictures of {len(everybody)} people",
+    )
+    return Assignment(
+        sizes={FACES: dataset.size(FACES, "train")},
+        shapes=encoders.shapes | {family: tuple(shape) for family, shape in dataset.manifest.shapes.items()},
+        fingerprints=face_fingerprints(config, encoders),
+        flops=0,
+        faces=FaceInputs(
+            nobody_states(encoders).clone(), encoders.encode_text([config.people.text])[0].clone(), people
+        ),
+        **common,
     )

@@ -12,20 +12,19 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from evaluation.baselines import ADAPTERS
-from flexip.checkpoint import load_adapters, load_training_state, take_snapshot
+from flexip.checkpoint import load_tensors, load_training_state, take_snapshot
+from flexip.dynamicid import DynamicID
 from flexip.encoders import load_unet
-from flexip.model import FlexIP, adapter_config
 from flexip.reduction import average_over_ranks, copy_from_first
 from flexip.training import TrainState, new_state, train_step
 from jobs.tracking import system_metrics
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import TrainConfig
-from jobs.training.features import feature_source
+from jobs.training.features import feature_source, open_data
 from jobs.training.feeding import feed
 from jobs.training.log import Asked, StepLog
+from jobs.training.stages import stage_of
 from jobs.training.store import CheckpointWriter, newest
-from pipelines.shards import open_dataset
 
 
 def train_worker(settings: dict[str, Assignment]) -> None:
@@ -56,14 +55,14 @@ def train(job: Assignment, place: Place) -> TrainState:
     reduce = gradient_reduction(config, place)
     writer = CheckpointWriter(job.folder) if place.rank == 0 else None
     log = StepLog(job, place, state.step)
-    source = feature_source(config, open_dataset(config.dataset), job.names, place.device)
-    batches = feed(job, place, source, state.step)
+    stage, source = stage_of(config), feature_source(config, open_data(config), job.names, place.device)
+    batches = feed(partial(stage.parts, job, place, source, state.model), range(state.step, config.steps))
     warned = False
     while state.step < config.steps:
         began = time.perf_counter()
         parts = next(batches)
         log.waited += time.perf_counter() - began
-        log.losses.append(train_step(state, parts, config.optimizer.grad_clip, reduce, config.precision))
+        log.losses.append(train_step(state, parts, config.optimizer.grad_clip, reduce, config.precision, stage.loss))
         schedule.step()
         due = checkpoint_due(config, state.step)
         asked = log.flush(state.step) if due or state.step % config.log_every == 0 else Asked()
@@ -109,9 +108,7 @@ def prepare(job: Assignment, place: Place) -> TrainState:
     unet = load_unet(job.names.base)
     with torch.random.fork_rng(devices=[]):  # the layers draw their first weights from the global generator
         torch.manual_seed(config.seed)
-        sizes = config.adapter.model_dump()
-        architecture = adapter_config(unet, job.shapes, config.adapter.detail, **sizes)
-        model = FlexIP(unet, architecture, ADAPTERS[config.adapter.method])
+        model = stage_of(config).build(job, unet)
     model.to(place.device)
     if config.channels_last:
         unet.to(memory_format=torch.channels_last)
@@ -129,8 +126,9 @@ def prepare(job: Assignment, place: Place) -> TrainState:
 
 
 def begin_with(state: TrainState, start: str) -> None:
-    """Adapters of another run; the step, the optimiser and the average are new."""
-    load_adapters(state.model, start)
+    """What another run trained, for reconfiguration the stage before; step, optimiser and average are new."""
+    second = isinstance(state.model, DynamicID) and state.model.reconfigurator is not None
+    load_tensors(state.model.anchored() if second else state.model.stored(), start)
     for name, parameter in state.model.trainable().items():
         if state.average:
             state.average[name].copy_(parameter.detach())

@@ -1,4 +1,4 @@
-"""A small dataset as curation writes it, with random features of the given encoders' shapes or with their own."""
+"""Small datasets as curation writes them, with random features of the given encoders' shapes or with their own."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +8,13 @@ import pyarrow as pa
 
 from flexip.encoders import Encoders
 from flexip.images import encode_png
-from flexip.rows import DATASETS, DatasetName, PairRow, Split, arrow_schema
+from flexip.motion import MAP
+from flexip.rows import DATASETS, DatasetName, FaceRow, PairRow, Split, arrow_schema
+from pipelines.face_shards import FAMILIES
 from pipelines.features import encode_family
+from pipelines.records import to_table
 from pipelines.shards import (
+    FACES,
     SCHEMA_VERSION,
     FileEntry,
     Manifest,
@@ -32,6 +36,39 @@ def write_dataset(
 def write_encoded_dataset(root: Path, encoders: Encoders, train: int, val: int) -> Path:
     """The same with pictures of noise, each pair its own, and features that the encoders made of them."""
     return _write(root, encoders, train, val, 0, b"", encoded=True)
+
+
+def write_faces(root: Path, encoders: Encoders, people: int = 3, pictures: int = 4) -> Path:
+    """A dataset of faces with random features, made by a face library that is called "library"."""
+    rng = np.random.default_rng(0)
+    rows = [_face(f"person {who}", number) for who in range(people) for number in range(pictures)]
+    shapes: dict[str, tuple[int, ...]] = encoders.shapes | {"identity": (10,), "map": (1, MAP, MAP)}
+    shapes = {family: tuple(shapes.get(family, encoders.shapes["text"][-1:])) for family in FAMILIES}
+    marks = encoders.fingerprints | {"prompt": encoders.fingerprints["text"]}
+    marks = {family: marks.get(family, "library") for family in FAMILIES}
+    files = [write_table(root, f"{FACES}/rows/{part_name(0, '0')}", to_table(rows, FaceRow))]
+    for family, shape in shapes.items():
+        values = rng.normal(size=(len(rows), *shape)).astype(np.float16)
+        table = feature_table([row.key for row in rows], family, values)
+        files.append(write_table(root, f"{feature_folder(FACES, family, marks[family])}/{part_name(0, '0')}", table))
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        config={},
+        encoders=vars(encoders.names),
+        fingerprints=marks,
+        shapes={family: list(shape) for family, shape in shapes.items()},
+        dtype="float16",
+        counts={},
+        sizes={FACES: {"train": len(rows), "val": 0, "test": 0}},
+        clusters={"train": people, "val": 0, "test": 0},
+        tools={FACES: "library"},
+    )
+    write_manifest(root, manifest, files)
+    return root
+
+
+def _face(person: str, number: int) -> FaceRow:
+    return FaceRow(f"{person}-{number}", person, "train", "happy", "left", "accepted")
 
 
 def _write(root: Path, encoders: Encoders, train: int, val: int, seed: int, reference: bytes, encoded: bool) -> Path:
