@@ -2,76 +2,20 @@
 
 import hashlib
 import re
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from service import LIMITS, Stand, listening, stand
+from page import ROOM, downloaded, drawn, go, receipt
+from service import listening, stand
 
 from flexip.images import encode_png
-from jobs.receipt import read_receipt, sha256
+from jobs.receipt import sha256
 from jobs.serving.access import AccessConfig
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
-ROOM = LIMITS.model_copy(update={"steps": 30, "body_mb": 1})
 KEY = "key of alice"
 ACCESS = AccessConfig(keys={"alice": hashlib.sha256(KEY.encode()).hexdigest()})
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("no chromium here; on Debian: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def service(tmp_path) -> Iterator[tuple[Stand, str]]:
-    service = stand(tmp_path / "subjects", limits=ROOM, pause=0.005)
-    with listening(service.app) as url:
-        yield service, url
-
-
-@pytest.fixture
-def opened(browser, service) -> Iterator[Any]:
-    """The page, which must load nothing from elsewhere and throw no error."""
-    context, wrong = browser.new_context(viewport={"width": 1280, "height": 860}), []
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
-    page.on("request", lambda it: None if it.url.startswith((service[1], "blob:")) else wrong.append(it.url))
-    _go(page, service[1])
-    yield page
-    context.close()
-    assert wrong == []
-
-
-def _go(page: Any, url: str) -> None:
-    page.goto(url)
-    page.wait_for_selector("html[data-ready]")
-
-
-def _drawn(page: Any, count: int) -> None:
-    """Returns when so many pictures lie in the history and nothing is being drawn."""
-    page.locator("#history li").nth(count - 1).wait_for()
-    page.locator("#stop").wait_for(state="hidden")
-    assert page.locator("#history li").count() == count
-
-
-def _receipt(page: Any) -> dict[str, str]:
-    names, values = (page.locator(f"#receipt {tag}").all_inner_texts() for tag in ("dt", "dd"))
-    return dict(zip(names, values, strict=True))
 
 
 def _drag(page: Any, personalization: float, preservation: float) -> None:
@@ -84,14 +28,14 @@ def _drag(page: Any, personalization: float, preservation: float) -> None:
 
 def test_a_first_visitor_sees_a_picture_after_one_click(opened, service):
     opened.click("#draw")
-    _drawn(opened, 1)
-    said, (kept,) = _receipt(opened), service[0].store.all("anyone")
+    drawn(opened, 1)
+    said, (kept,) = receipt(opened), service[0].store.all("anyone")
     assert said["Prompt"] == opened.input_value("#prompt") == opened.get_attribute("#picture", "alt")
     assert (said["Preservation"], said["Personalization"]) == ("0.50", "0.50")
     assert said["Subject"] == kept.sha256[:12]
 
 
-def test_a_users_whole_path(opened, service, reference, tmp_path):
+def test_a_users_whole_path(opened, service, reference):
     png = encode_png(reference)
     opened.set_input_files("#upload", {"name": "disc.png", "mimeType": "image/png", "buffer": png})
     opened.locator("[title='disc.png'] input:checked").wait_for()
@@ -99,31 +43,29 @@ def test_a_users_whole_path(opened, service, reference, tmp_path):
     _drag(opened, 0.25, 0.75)
     assert service[0].asked == []  # letting go draws only after a first picture was asked for
     opened.click("#draw")
-    _drawn(opened, 1)
-    said = _receipt(opened)
+    drawn(opened, 1)
+    said = receipt(opened)
     assert (said["Prompt"], said["Seed"]) == ("a disc on a beach", "1")
     assert abs(float(said["Preservation"]) - 0.75) < 0.02
     assert abs(float(said["Personalization"]) - 0.25) < 0.02
-    with opened.expect_download() as download:
-        opened.click("#download")
-    (drawn,) = read_receipt(Path(download.value.path()).read_bytes()).subjects
-    assert drawn.sha256 == sha256(png)
+    (shown,) = downloaded(opened).subjects
+    assert shown.sha256 == sha256(png)
 
     opened.click("#sweep")
-    _drawn(opened, 6)
+    drawn(opened, 6)
     assert opened.locator("#marks button").count() == 6
     for place, gate in enumerate(("0.00", "0.25", "0.50", "0.75", "1.00")):
         opened.locator("#strip button").nth(place).click()
-        assert _receipt(opened)["Preservation"] == opened.inner_text("#preservation-is") == gate
-        assert _receipt(opened)["Seed"] == "1"
+        assert receipt(opened)["Preservation"] == opened.inner_text("#preservation-is") == gate
+        assert receipt(opened)["Seed"] == "1"
 
     _drag(opened, 0.9, 0.9)
-    _drawn(opened, 7)
+    drawn(opened, 7)
     opened.reload()
     opened.wait_for_selector("html[data-ready]")
-    _drawn(opened, 7)
+    drawn(opened, 7)
     opened.locator("#history button").last.click()
-    assert _receipt(opened) == said
+    assert receipt(opened) == said
     opened.click("#again")
     assert opened.input_value("#prompt") == "a disc on a beach"
     assert opened.locator("[title='disc.png'] input").is_checked()
@@ -136,9 +78,9 @@ def test_nothing_moves_while_pictures_come(opened):
         " new PerformanceObserver(seen).observe({ type: 'layout-shift', buffered: true }) }"
     )
     opened.click("#draw")
-    _drawn(opened, 1)
+    drawn(opened, 1)
     opened.click("#sweep")
-    _drawn(opened, 6)
+    drawn(opened, 6)
     assert opened.evaluate("shift") < 0.02  # what moves is the history, whose newest picture comes first
 
 
@@ -162,7 +104,7 @@ def test_what_is_wrong_is_said_beside_the_field(opened):
         assert opened.evaluate("document.activeElement.id") == field
         opened.fill(f"#{field}", "5" if field != "prompt" else "a disc")
         opened.click("#draw")
-        _drawn(opened, count)
+        drawn(opened, count)
         assert opened.locator(".wrong").count() == 0
 
 
@@ -174,11 +116,11 @@ def test_an_upload_that_is_no_picture_is_refused_beside_the_subjects(opened):
 
 def test_a_subject_that_has_expired_is_sent_again(opened, service):
     opened.click("#draw")
-    _drawn(opened, 1)
+    drawn(opened, 1)
     (kept,) = service[0].store.all("anyone")
     service[0].store.remove("anyone", kept.id)
     opened.click("#draw")
-    _drawn(opened, 2)
+    drawn(opened, 2)
     assert len(service[0].store.all("anyone")) == 1
 
 
@@ -193,14 +135,14 @@ def test_the_pad_and_the_dial_are_turned_from_the_keyboard(opened):
     opened.keyboard.press("Home")
     assert opened.get_attribute("#handle", "aria-valuetext") == "preservation 1.00, personalization 0.00"
     opened.keyboard.press("Control+Enter")
-    _drawn(opened, 1)
+    drawn(opened, 1)
 
 
 def test_stopping_gives_the_picture_up(browser, tmp_path):
     with listening(stand(tmp_path, limits=ROOM, pause=0.1).app) as url:
         page = browser.new_page()
         page.set_default_timeout(60_000)
-        _go(page, url)
+        go(page, url)
         page.click("#draw")
         page.get_by_alt_text("Preview").wait_for()
         page.click("#stop")
@@ -215,7 +157,7 @@ def test_a_service_with_keys_asks_for_one_and_the_page_itself_needs_none(browser
     with listening(stand(tmp_path, ACCESS, limits=ROOM).app) as url:
         page = browser.new_page()
         page.set_default_timeout(60_000)
-        _go(page, url)
+        go(page, url)
         page.click("#draw")
         page.locator("#key-says", has_text="Give a key first.").wait_for()
         for key, said in (("wrong", "The service does not know this key."), (KEY, "Stays in this tab")):
@@ -223,7 +165,7 @@ def test_a_service_with_keys_asks_for_one_and_the_page_itself_needs_none(browser
             page.press("#key", "Enter")
             page.locator("#key-says", has_text=said).wait_for()
         page.click("#draw")
-        _drawn(page, 1)
+        drawn(page, 1)
         page.close()
         assert httpx.get(f"{url}/v1/subjects").status_code == 401
 
@@ -232,7 +174,7 @@ def test_a_service_with_keys_asks_for_one_and_the_page_itself_needs_none(browser
 def test_the_page_fits_a_phone_and_the_night(browser, service, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 780}, color_scheme=scheme)
     page = context.new_page()
-    _go(page, service[1])
+    go(page, service[1])
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper))) < 150) == (scheme == "dark")

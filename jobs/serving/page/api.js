@@ -50,10 +50,10 @@ export async function removeSubject(id) {
 
 /**
  * Draws one picture: yields {blob} for each preview, then {blob, receipt}. Comes back later when the queue is full, and
- * tells `waits` for how many seconds.
+ * tells `waits` for how many seconds. A request is a path with what `fetch` takes.
  */
-export async function* draw(body, signal, waits) {
-  const answer = await patiently(body, signal, waits);
+export async function* draw(request, signal, waits) {
+  const answer = await patiently(request, signal, waits);
   for await (const data of events(answer.body)) {
     if (data.error) throw new Refusal(data.error);
     const bytes = Uint8Array.from(atob(data.b64_json), (letter) => letter.charCodeAt(0));
@@ -61,11 +61,10 @@ export async function* draw(body, signal, waits) {
   }
 }
 
-async function patiently(body, signal, waits) {
-  const headers = { "content-type": "application/json" };
+async function patiently({ path, ...options }, signal, waits) {
   for (let tries = 1; ; tries++) {
     try {
-      return await send("v1/images/generations", { method: "POST", headers, body: JSON.stringify(body), signal });
+      return await send(path, { method: "POST", ...options, signal });
     } catch (refusal) {
       if (refusal.status !== 429 || !refusal.wait || tries === TRIES) throw refusal;
       waits(refusal.wait);

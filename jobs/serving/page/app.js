@@ -2,74 +2,73 @@
 
 import * as api from "./api.js";
 import * as memory from "./memory.js";
+import { described, fields, request } from "./asking.js";
+import { Boxes } from "./boxes.js";
+import { Cast, member } from "./cast.js";
+import { Easel } from "./easel.js";
+import { Field, fieldOf, memberOf, plain } from "./fields.js";
 import { Pad } from "./pad.js";
-import { Subjects } from "./subjects.js";
-import { Field, fieldOf, plain } from "./fields.js";
+import { Schedule } from "./schedule.js";
 import { Stage, pictureButton } from "./stage.js";
-
-const SWEEP = [0, 0.25, 0.5, 0.75, 1]; // gates, side by side
-const PREVIEWS = 3;
+import { Subjects } from "./subjects.js";
+import { layOut } from "./sweep.js";
 
 const $ = (id) => document.getElementById(id);
 const served = await (await fetch("playground/service.json")).json();
 $("model").replaceChildren(...served.models.map((name) => new Option(name)));
 const stage = new Stage();
 const pad = new Pad($("pad"), moved, released);
-const subjects = new Subjects($("subjects"), served.subjects, refused, chosen);
+const schedule = new Schedule(turned, released);
+const subjects = new Subjects($("subjects"), served.subjects, refused, picked);
+const cast = new Cast($("cast"), $("more-subjects"), subjects.chosen, speakOfActive);
+const boxes = new Boxes($("boxes"), cast, boxed, released);
+const easel = new Easel(Number(served.size.split("x")[0]), served, () => stage.picture, newSeries);
 
 let running = null; // AbortController of what is being drawn
-let series = ""; // all but the gate: pictures that differ in the gate alone share the pad
+let series = ""; // all but the active subject's weights: pictures that differ in these alone share the pad
 let drawn = false; // whether anything was drawn since the page was opened
 
-// ---- requests ----
-
-const number = (id) => ($(id).value.trim() === "" ? null : Number($(id).value));
+const place = () => cast.drawn.indexOf(cast.active); // of the active subject among those that are drawn
 const way = () => document.querySelector("[name=way]:checked").value;
 
-function asked() {
-  const body = {
-    model: $("model").value,
-    prompt: $("prompt").value,
-    num_inference_steps: number("steps"),
-    guidance_scale: number("guidance"),
-    negative_prompt: $("negative").value,
-    solver: $("solver").value,
-    stream: true,
-    partial_images: PREVIEWS,
-  };
-  return number("seed") === null ? body : { ...body, seed: number("seed") };
-}
+// ---- drawing ----
 
-function gate() {
-  if (way() === "dial") return { gate: pad.preservation };
-  return { preservation: pad.preservation, personalization: pad.personalization };
-}
-
-/** Draws one picture and tells `target` of it; a subject that has expired on the way is uploaded once more. */
-async function drawOne(gate, target, signal, again = true) {
-  const subject = subjects.chosen, cutOut = $("cut").checked, body = asked();
-  try {
-    if (subject.ids) body.subjects = [{ subject_id: await subjects.id(subject, cutOut), ...gate }];
-    let shown = 0;
-    for await (const event of api.draw(body, signal, waits)) {
-      if (event.receipt) return finished(event, subject, target);
-      target.preview(event.blob, ++shown / (PREVIEWS + 1));
-    }
-  } catch (refusal) {
-    if (!again || refusal.code !== "subject_not_found") throw refusal;
-    delete subject.ids[cutOut];
-    return drawOne(gate, target, signal, false);
+/** Draws one picture and tells `target` of it. `said` goes before what the active subject says of its gate. */
+async function drawOne(said, target, signal) {
+  const members = cast.drawn.map((it) => (it === cast.active ? { ...it, ...said } : { ...it }));
+  const settings = { members, place: place(), cutOut: $("cut").checked, canvas: await easel.asked() };
+  let shown = 0;
+  for await (const event of api.draw(await requested(settings), signal, waits)) {
+    if (event.receipt) return finished(event, settings, target);
+    target.preview(event.blob, ++shown / 4);
   }
   throw new api.Refusal({ message: "The service broke off in the middle. Try again." });
 }
 
-function finished({ blob, receipt }, subject, target) {
-  const picture = { blob, receipt, time: Date.now() };
+async function requested({ members, cutOut, canvas }) {
+  const ids = await Promise.all(members.map((it) => subjects.id(it.subject, cutOut)));
+  return request(fields(), members.map((it, i) => described(it, ids[i])), canvas);
+}
+
+/** A subject that has expired on the way is uploaded once more. */
+async function drawPatiently(said, target, signal) {
+  try {
+    return await drawOne(said, target, signal);
+  } catch (refusal) {
+    if (refusal.code !== "subject_not_found") throw refusal;
+    for (const { subject } of cast.drawn) delete subject.ids[$("cut").checked];
+    return drawOne(said, target, signal);
+  }
+}
+
+function finished({ blob, receipt }, { members, place, canvas }, target) {
+  const settings = { canvas, members: members.map(({ subject, ...more }) => ({ ...more, sha256: subject.sha256 })) };
+  const picture = { blob, receipt, settings, time: Date.now() };
+  memory.keepPicture({ ...picture });
   picture.url = URL.createObjectURL(blob);
   target.done(picture);
-  const weights = receipt.subjects[0];
+  const weights = receipt.subjects[place];
   if (weights && !Array.isArray(weights.preservation)) pad.mark(picture.url, weights, () => show(picture));
-  memory.keepPicture({ blob, receipt, time: picture.time });
   remember(picture);
   return picture;
 }
@@ -83,6 +82,7 @@ async function run(work) {
   drawn = true;
   $("stop").hidden = false;
   try {
+    if (easel.isOpen && easel.canvas.isEmpty) throw new api.Refusal({ message: "Paint where it may change, or press All of it.", param: "mask" });
     await work(mine.signal);
   } catch (error) {
     if (error.name !== "AbortError") refused(error);
@@ -98,19 +98,23 @@ async function run(work) {
 
 function drawNow() {
   return run(async (signal) => {
-    stage.begin(subjects.chosen.url);
+    easel.show(false);
+    stage.begin(cast.active.subject.url);
     comeIntoView("stage");
-    const picture = await drawOne(gate(), stage, signal);
-    show(picture);
+    show(await drawPatiently({}, stage, signal));
   });
 }
 
 function sweepNow() {
   return run(async (signal) => {
-    if (!subjects.chosen.ids) throw new api.Refusal({ message: "Pick a subject to sweep the dial over.", param: "subject" });
-    const cells = layOut();
+    if (!cast.active.subject.ids) throw new api.Refusal({ message: "Pick a subject to sweep the dial over.", param: "subject" });
+    const cells = layOut($("strip"), show);
     comeIntoView("compare");
-    const pictures = await Promise.all(cells.map((cell) => drawOne({ gate: cell.gate }, cell, signal)));
+    const part = cast.active.schedule?.type === "window" ? cast.active.schedule : null; // a ramp has no one setting
+    const pictures = await Promise.all(cells.map((cell) => {
+      const said = { preservation: cell.gate, personalization: 1 - cell.gate, schedule: part };
+      return drawPatiently(said, cell, signal);
+    }));
     if (!stage.picture) show(pictures[2]);
   });
 }
@@ -120,74 +124,72 @@ function comeIntoView(id) {
   if (innerWidth < 960) $(id).scrollIntoView({ block: "start", behavior: "smooth" });
 }
 
-function layOut() {
-  const cells = SWEEP.map((value) => new Cell(value));
-  $("strip").replaceChildren(...cells.map((cell) => cell.element));
-  return cells;
-}
-
-/** One place of the sweep. */
-class Cell {
-  constructor(gate) {
-    this.gate = gate;
-    this.element = document.createElement("li");
-    this.button = Object.assign(document.createElement("button"), { type: "button", disabled: true });
-    this.button.setAttribute("aria-label", `Gate ${gate}`);
-    this.image = new Image();
-    this.image.alt = "";
-    const caption = Object.assign(document.createElement("span"), { textContent: `gate ${gate}` });
-    this.element.append(this.button, caption);
-    this.element.className = "drawing";
-  }
-
-  preview(blob) {
-    if (!this.image.parentNode) this.button.append(this.image);
-    const url = URL.createObjectURL(blob);
-    this.image.onload = () => URL.revokeObjectURL(url);
-    this.image.src = url;
-  }
-
-  done(picture) {
-    this.preview(picture.blob);
-    this.element.className = "";
-    this.button.disabled = false;
-    this.button.picture = picture;
-    this.button.addEventListener("click", () => show(picture));
-  }
-}
-
 // ---- what is said ----
 
 function refused(error) {
   stage.idle();
-  const field = Field.of(fieldOf(error.param));
-  field.wrong(plain(error, served));
+  const whose = cast.drawn[memberOf(error.param)];
+  if (whose) cast.activate(cast.members.indexOf(whose));
+  Field.of(fieldOf(error.param)).wrong(plain(error, served));
 }
 
 function waits(seconds) {
   Field.of("ask").hint(`Others are being drawn. Trying again in ${seconds} s.`);
 }
 
-// ---- pad and sliders ----
+// ---- subjects, pad, schedule and boxes ----
+
+/** Another subject is active: tiles, pad and schedule speak of it. */
+function speakOfActive() {
+  const { subject, preservation, personalization } = cast.active;
+  subjects.mark(subject);
+  if (Math.abs(preservation + personalization - 1) > 0.005) choose("free");
+  pad.set(preservation, personalization);
+  schedule.value = cast.active.schedule;
+  $("boxed").checked = cast.active.box !== null;
+  $("who").src = subject.url ?? "playground/icon.svg";
+  moved();
+  boxes.show();
+}
+
+function picked(subject) {
+  cast.active.subject = subject;
+  cast.refresh();
+  speakOfActive();
+}
 
 function moved() {
   for (const name of ["preservation", "personalization"]) {
-    $(name).value = pad[name];
+    cast.active[name] = $(name).value = pad[name];
     $(`${name}-is`).value = pad[name].toFixed(2);
   }
+  turned();
+}
+
+function turned() {
+  cast.active.schedule = schedule.value;
+  const ramp = cast.active.schedule?.type === "linear";
+  $("pad").inert = ramp; // a ramp brings the dial's values itself
+  for (const name of ["preservation", "personalization"]) $(name).disabled = ramp;
+  schedule.draw(cast.active);
+  newSeries();
 }
 
 function released() {
-  if (drawn && $("eager").checked && subjects.chosen.ids) drawNow();
+  if (drawn && $("eager").checked && cast.drawn.length) drawNow();
 }
 
-function chosen(subject) {
-  $("who").src = subject.url ?? "playground/icon.svg";
+function boxed(which) {
+  const sides = cast.members[which].box.map((side) => Math.round(side * 100));
+  Field.of("subject").hint(`Subject ${which + 1} acts from ${sides[0]}, ${sides[1]} to ${sides[2]}, ${sides[3]} %`);
   newSeries();
 }
 
 function newSeries() {
-  const now = JSON.stringify([subjects.chosen.sha256, $("cut").checked, asked()]);
+  const others = cast.members.map(({ subject, ...more }, i) => {
+    return i === cast.place ? [subject.sha256, more.schedule, more.box] : [subject.sha256, more];
+  });
+  const now = JSON.stringify([others, cast.place, easel.version, $("cut").checked, fields()]);
   if (now !== series) pad.clear();
   series = now;
 }
@@ -207,20 +209,26 @@ for (const radio of document.querySelectorAll("[name=way]")) {
     moved();
   });
 }
+$("boxed").addEventListener("change", () => {
+  cast.active.box = $("boxed").checked ? [0.2, 0.1, 0.8, 0.95] : null;
+  boxes.show();
+  newSeries();
+});
 
 // ---- pictures ----
 
 function show(picture) {
+  easel.show(false);
   stage.show(picture);
+  $("canvas-shown").disabled = false;
   for (const button of document.querySelectorAll("#history button, #strip button")) {
     button.setAttribute("aria-current", button.picture === picture);
   }
-  const weights = picture.receipt.subjects[0];
-  if (weights && !Array.isArray(weights.preservation)) {
-    if (Math.abs(weights.preservation + weights.personalization - 1) > 0.005) choose("free");
-    pad.set(weights.preservation, weights.personalization);
-    moved();
-  }
+  const weights = picture.receipt.subjects[place()];
+  if (picture.receipt.subjects.length !== cast.drawn.length || !weights || Array.isArray(weights.preservation)) return;
+  if (Math.abs(weights.preservation + weights.personalization - 1) > 0.005) choose("free");
+  pad.set(weights.preservation, weights.personalization);
+  moved();
 }
 
 function choose(value) {
@@ -234,8 +242,8 @@ function remember(picture) {
   $("history").prepend(item);
 }
 
-function useAgain() {
-  const { receipt } = stage.picture;
+async function useAgain() {
+  const picture = stage.picture, { receipt } = picture;
   $("prompt").value = receipt.prompt;
   $("negative").value = receipt.negative_prompt;
   $("seed").value = receipt.seed;
@@ -243,12 +251,18 @@ function useAgain() {
   $("guidance").value = receipt.guidance_scale;
   $("solver").value = receipt.solver;
   if (served.models.includes(receipt.model)) $("model").value = receipt.model;
-  const drawn = receipt.subjects[0];
-  const subject = drawn ? subjects.bySha256(drawn.sha256) : subjects.all[0];
-  if (drawn) $("cut").checked = drawn.cut_out;
-  if (subject) subjects.choose(subject);
-  else Field.of("subject").wrong("This browser no longer has the subject of that picture.");
-  show(stage.picture);
+  if (receipt.subjects.length) $("cut").checked = receipt.subjects[0].cut_out;
+  const asked = picture.settings ?? { members: receipt.subjects.map(constant), canvas: null }; // of an earlier page
+  await easel.restore(asked.canvas);
+  const known = asked.members.map(({ sha256, ...more }) => [subjects.bySha256(sha256), more]).filter(([it]) => it);
+  cast.set(known.length ? known.map(([subject, more]) => member(subject, more)) : [member(subjects.all[0])]);
+  if (known.length < asked.members.length) Field.of("subject").wrong("This browser no longer has all subjects of that picture.");
+  show(picture);
+}
+
+/** What a receipt says of a subject; a schedule is only known to the page that asked for it. */
+function constant({ sha256, preservation, personalization, box }) {
+  return Array.isArray(preservation) ? { sha256, box } : { sha256, preservation, personalization, box };
 }
 
 // ---- the page's own events ----
@@ -301,7 +315,8 @@ addEventListener("dragleave", () => $("ask").classList.remove("over"));
 addEventListener("drop", (event) => {
   event.preventDefault();
   $("ask").classList.remove("over");
-  upload(event.dataTransfer.files[0]);
+  if (event.target.closest("#stage")) easel.take(event.dataTransfer.files[0]);
+  else upload(event.dataTransfer.files[0]);
 });
 
 // ---- at the start ----
@@ -321,7 +336,6 @@ $("key").addEventListener("change", () => {
 for (const picture of await memory.pictures()) {
   remember({ ...picture, url: URL.createObjectURL(picture.blob) });
 }
-moved();
-chosen(subjects.chosen);
+speakOfActive();
 if (!served.keys || api.key.get()) await load();
 document.documentElement.dataset.ready = "true";

@@ -14,11 +14,26 @@ const FIELDS = { // of a request -> [the line that speaks of it, the inputs that
   subject: ["subject", "upload"],
   image: ["subject", "upload"],
   subject_id: ["subject"],
+  subjects: ["subject"],
+  box: ["subject", "boxed"],
+  schedule: ["gate", "schedule"],
+  first: ["gate", "first"],
+  last: ["gate", "last"],
+  start: ["gate", "start"],
+  end: ["gate", "end"],
+  canvas: ["canvas", "canvas-file"],
+  mask: ["canvas", "canvas-all"],
+  strength: ["canvas", "strength"],
   authorization: ["key", "key"],
 };
 
-/** The name of a field in an error: subjects[0].gate speaks of the gate. */
-export const fieldOf = (param) => (param ?? "").split(".").pop().replace(/\[\d+\]$/, "");
+/** The name of a field in an error: subjects[0].gate speaks of the gate; of a form, the first upload is the canvas. */
+export const fieldOf = (param) => {
+  return param === "image[0]" ? "canvas" : (param ?? "").split(".").pop().replace(/\[\d+\]$/, "");
+};
+
+/** Which of the subjects an error speaks of: subjects[1].gate of the second, 1. */
+export const memberOf = (param) => /^subjects\[(\d+)\]/.exec(param ?? "")?.[1];
 
 /** A line of words beside a field. */
 export class Field {
@@ -52,7 +67,7 @@ export class Field {
   }
 }
 
-const LABELS = { seed: "Seed", num_inference_steps: "Steps", guidance_scale: "Guidance" };
+const LABELS = { seed: "Seed", num_inference_steps: "Steps", guidance_scale: "Guidance", strength: "Strength" };
 
 /** The service's message for people who fill in a form: without the field's path, which they see, and what they typed. */
 export function plain(error, served) {

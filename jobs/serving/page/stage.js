@@ -71,22 +71,38 @@ export class Stage {
   }
 }
 
+const sides = (box) => `, box ${box.map((side) => Math.round(side * 100)).join(" ")} %`;
+
+function alone(subject) {
+  if (!subject) return { Subject: "nobody" };
+  return {
+    Subject: subject.sha256.slice(0, 12) + (subject.box ? sides(subject.box) : ""),
+    Preservation: weight(subject.preservation),
+    Personalization: weight(subject.personalization),
+  };
+}
+
+function several(subjects) {
+  return Object.fromEntries(subjects.map(({ sha256, preservation, personalization, box }, place) => {
+    const weights = `${weight(preservation)} / ${weight(personalization)}`;
+    return [`Subject ${place + 1}`, `${sha256.slice(0, 12)}, ${weights}${box ? sides(box) : ""}`];
+  }));
+}
+
 function facts(receipt) {
-  const [subject] = receipt.subjects;
   const said = {
     Prompt: receipt.prompt,
     Avoid: receipt.negative_prompt,
-    Preservation: subject && weight(subject.preservation),
-    Personalization: subject && weight(subject.personalization),
-    Seed: receipt.seed,
+    ...(receipt.subjects.length > 1 ? several(receipt.subjects) : alone(receipt.subjects[0])),
+    Canvas: receipt.canvas && `${receipt.canvas.sha256.slice(0, 12)}, strength ${receipt.canvas.strength.toFixed(2)}`,
+    Seed: String(receipt.seed),
     Steps: `${receipt.steps}, ${receipt.solver}`,
-    Guidance: receipt.guidance_scale,
-    Subject: subject ? subject.sha256.slice(0, 12) : "nobody",
+    Guidance: String(receipt.guidance_scale),
     Weights: receipt.weights.slice(0, 12),
     Model: `${receipt.model}, ${receipt.software}`,
   };
   return Object.entries(said)
-    .filter(([, value]) => value !== undefined && value !== "")
+    .filter(([, value]) => value)
     .flatMap(([name, value]) => ["dt", "dd"].map((tag, i) => {
       return Object.assign(document.createElement(tag), { textContent: [name, value][i] });
     }));

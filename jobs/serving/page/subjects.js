@@ -1,4 +1,4 @@
-// The tiles of subjects: nobody, the creatures of the pocket world, and what was uploaded. One of them is chosen.
+// The tiles of subjects: nobody, the creatures of the pocket world, and what was uploaded. One of them is picked.
 
 import * as api from "./api.js";
 import * as memory from "./memory.js";
@@ -14,9 +14,14 @@ export class Subjects {
   }
 
   choose(subject) {
+    this.mark(subject);
+    this.changed(subject);
+  }
+
+  /** Shows which one is picked, without a word to anybody. */
+  mark(subject) {
     this.chosen = subject;
     subject.tile.querySelector("input").checked = true;
-    this.changed(subject);
   }
 
   bySha256(sha256) {
@@ -71,6 +76,7 @@ export class Subjects {
   async #remove(subject) {
     await Promise.all(Object.values(subject.ids).map((id) => api.removeSubject(id)));
     memory.forgetFile(subject.sha256);
+    subject.ids = null; // nobody from now on, wherever it was to appear
     subject.tile.remove();
     this.all = this.all.filter((other) => other !== subject);
     if (this.chosen === subject) this.choose(this.all[0]);
