@@ -1,4 +1,4 @@
-"""A batch whose requests are each at a step of their own: they join and leave between UNet calls."""
+"""A batch of pictures of one size, each at a step of its own: requests join and leave between UNet calls."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -56,14 +56,17 @@ class Batch:
 
 
 def admit(engine: Engine, requests: Sequence[Request], keys: Sequence[Hashable]) -> Batch:
-    """The requests before their first step: encoders run, and everything is projected for every layer, once."""
+    """The requests, of pictures of one size, before their first step.
+
+    Encoders run, and everything is projected for every layer, once.
+    """
     walks: list[tuple[Solver, int, int]] = [(r.solver, r.steps, r.steps - r.calls) for r in requests]
     skipped = [begin for _, _, begin in walks]
     schedules = {walk: solver_schedule(engine.pipe.scheduler.config, *walk) for walk in {*walks}}
     noise = [draw_noise(engine, r) for r in requests]
-    shape = _latent_shape(engine)
+    size, shape = engine.picture_size(requests[0]), engine.latent_shape(requests[0])
     canvases = {id(r.canvas): r.canvas for r in requests}  # several pictures may be painted into one
-    grounds = {key: prepare_ground(engine.encoders, canvas, shape) for key, canvas in canvases.items()}
+    grounds = {key: prepare_ground(engine.encoders, canvas, size, shape) for key, canvas in canvases.items()}
     ground = _stacked([grounds[id(r.canvas)] for r in requests])
     latents = _begun(ground.kept, noise, [schedules[walk] for walk in walks], skipped)
     return Batch(
@@ -97,7 +100,9 @@ def advance(engine: Engine, batch: Batch) -> Batch:
         _each_at(batch.schedules, name, batch.steps).to(device) for name in ("timesteps", "alpha_bar", "coefficients")
     )
     following = _each_at(batch.schedules, "alpha_bar", [step + 1 for step in batch.steps]).to(device, dtype)
-    gate = gate_at(batch.requests, batch.steps, engine.latent_size).select(rows.entry).to(device, dtype)
+    gate = (
+        gate_at(batch.requests, batch.steps, (latents.shape[2], latents.shape[3])).select(rows.entry).to(device, dtype)
+    )
     owner = rows.request.to(device)
     prediction = engine.pipe.unet(
         latents[owner],
@@ -123,20 +128,16 @@ def draw_noise(engine: Engine, request: Request) -> Float[Tensor, "S C h w"]:
 
     It comes from the request's own seed, on the CPU so that it is the same on every device.
     """
-    shape = _latent_shape(engine)
+    shape = engine.latent_shape(request)
     generator = torch.Generator().manual_seed(request.seed)
     draws = request.steps if request.solver == "lcm" else 1
     noise = [torch.randn(shape, generator=generator) for _ in range(draws)]
     return torch.stack(noise).to(engine.encoders.device, engine.encoders.dtype)
 
 
-def _latent_shape(engine: Engine) -> tuple[int, int, int]:
-    return engine.pipe.unet.config.in_channels, *engine.latent_size
-
-
 def prepare_rows(engine: Engine, requests: Sequence[Request]) -> Rows:
     """Encode prompts and references and project them for every layer."""
-    encoders, model = engine.encoders, engine.model
+    encoders, model, size = engine.encoders, engine.model, engine.latent_shape(requests[0])[1:]
     text = encoders.encode_text([r.prompt for r in requests])
     tokens, absent = _subject_tokens(engine, requests, text)
     guided = [i for i, r in enumerate(requests) if r.unet_rows == 2]
@@ -146,22 +147,22 @@ def prepare_rows(engine: Engine, requests: Sequence[Request]) -> Rows:
     if guided:
         text = torch.cat([text, encoders.encode_text([requests[i].negative_prompt for i in guided])])
         tokens = join_tokens(tokens, absent.select(_members(counts, guided).to(text.device)))
-    gate = gate_at(requests, [0] * len(requests), engine.latent_size).select(entry)
-    faces = _faces(engine, requests, guided)
+    gate = gate_at(requests, [0] * len(requests), size).select(entry)
+    faces = _faces(engine, requests, guided, size)
     acting = _acting(counts, owners, text.device)
     subject = replace(model.conditioning(tokens, gate), rows=acting, companion=faces)
     project_text(engine.pipe.unet, text, subject)
     return Rows(torch.tensor(owners), text, subject, entry, faces)
 
 
-def _faces(engine: Engine, requests: Sequence[Request], guided: Sequence[int]) -> Faces | None:
+def _faces(engine: Engine, requests: Sequence[Request], guided: Sequence[int], size: tuple[int, int]) -> Faces | None:
     """The people of each UNet row; in unconditional rows nobody stands where somebody is."""
     if not any(r.people for r in requests):
         return None
     if engine.casting is None:
         raise ValueError("people: this engine casts none; load a DynamicID with load_people, or ask for nobody")
     people = [*(r.people for r in requests), *(engine.casting.absent(requests[i].people) for i in guided)]
-    return engine.casting.model.faces(people, engine.latent_size, threshold=THRESHOLD)
+    return engine.casting.model.faces(people, size, threshold=THRESHOLD)
 
 
 def _guided_faces(batch: Batch) -> Faces | None:

@@ -59,12 +59,17 @@ def check_mask(mask: Float[np.ndarray, "..."] | None) -> None:
         raise ValueError(f"mask: shape {mask.shape}; needs height and width, and values within 0..1")
 
 
-def prepare_ground(encoders: Encoders, canvas: Canvas | None, shape: tuple[int, int, int]) -> Ground:
-    """One row of latents of this shape (C, h, w). A latent pixel is painted when any of its pixels is."""
+def prepare_ground(
+    encoders: Encoders, canvas: Canvas | None, size: tuple[int, int], shape: tuple[int, int, int]
+) -> Ground:
+    """One row of latents of this shape (C, h, w) for a picture of this size (H, W) [px].
+
+    A latent pixel is painted when any of its pixels is.
+    """
     placement = {"device": encoders.device, "dtype": encoders.dtype}
     if canvas is None:
         return Ground(torch.zeros(1, *shape, **placement), torch.ones(1, 1, *shape[1:], **placement))
-    mean, _ = encoders.encode_targets([canvas.image]).chunk(2, dim=1)
+    mean, _ = encoders.encode_targets([canvas.image], size).chunk(2, dim=1)
     painted = adaptive_max_pool2d(torch.as_tensor(canvas.mask, dtype=torch.float32)[None, None], shape[1:]) > 0
     return Ground(encoders.vae.config.scaling_factor * mean, painted.to(**placement))
 

@@ -135,10 +135,14 @@ class Encoders:
         return self._read(prompts).pooler_output
 
     @torch.inference_mode()
-    def encode_targets(self, images: Sequence[Rgb]) -> Float[Tensor, "B C2 h w"]:
-        """VAE moments of target squares, resized to `resolution`: mean, then log-variance, along the channels."""
-        side = (self.resolution, self.resolution)
-        pixels = np.stack([resize(image, side) for image in images]).astype(np.float32) / 127.5 - 1
+    def encode_targets(self, images: Sequence[Rgb], size: tuple[int, int] | None = None) -> Float[Tensor, "B C2 h w"]:
+        """VAE moments of targets: mean, then log-variance, along the channels.
+
+        Args:
+            size: height and width that they are resized to [px]; none: the square of `resolution`.
+        """
+        size = size or (self.resolution, self.resolution)
+        pixels = np.stack([resize(image, size) for image in images]).astype(np.float32) / 127.5 - 1
         tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, self.dtype)
         return self.vae.encode(tensor).latent_dist.parameters
 

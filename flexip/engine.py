@@ -8,6 +8,7 @@ from flexip.casting import Casting
 from flexip.encoders import Encoders
 from flexip.model import FlexIP
 from flexip.references import ReferenceCache
+from flexip.request import Request
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,29 @@ class Engine:
     casting: Casting | None = None  # DynamicID on the same base model, for requests with people
 
     @property
-    def latent_size(self) -> tuple[int, int]:
-        """Height and width of the latents."""
-        side = int(self.pipe.unet.config.sample_size)
-        return side, side
+    def unit(self) -> int:
+        """What the sides of a picture are multiples of [px]: the VAE and the UNet halve them so often."""
+        return self._factor * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+
+    def picture_size(self, request: Request) -> tuple[int, int]:
+        """Height and width of a request's picture [px].
+
+        Raises:
+            ValueError: a side that this model cannot draw.
+        """
+        height, width = request.size or [self._factor * int(self.pipe.unet.config.sample_size)] * 2
+        if height % self.unit or width % self.unit:
+            nearest = [max(1, round(side / self.unit)) * self.unit for side in (height, width)]
+            raise ValueError(
+                f"size: {height} x {width} must be multiples of {self.unit}; {nearest[0]} x {nearest[1]} would be"
+            )
+        return height, width
+
+    def latent_shape(self, request: Request) -> tuple[int, int, int]:
+        """Channels, height and width of a request's latents. Raises what `picture_size` raises."""
+        height, width = self.picture_size(request)
+        return self.pipe.unet.config.in_channels, height // self._factor, width // self._factor
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)

@@ -52,8 +52,8 @@ class Request:
     half of their own. Somebody may be a subject and one of the people: then both parts add up.
 
     Raises:
-        ValueError: a number of steps, a solver, a guidance, a schedule, a block's weight or a mask out of bounds; too
-            many people.
+        ValueError: a number of steps, a solver, a size, a guidance, a schedule, a block's weight or a mask out of
+            bounds; too many people.
     """
 
     prompt: str
@@ -69,7 +69,8 @@ class Request:
     blocks: Mapping[str, float] = field(default_factory=dict)
     mask: Float[np.ndarray, "H W"] | None = None
     others: tuple[Subject, ...] = ()  # further subjects in the same picture
-    canvas: Canvas | None = None  # what is painted into
+    size: tuple[int, int] | None = None  # height and width of the picture [px]; none: the model's own
+    canvas: Canvas | None = None  # what is painted into, at that size
     people: tuple[Person, ...] = ()  # whose faces are in it, beside the subjects; the engine's `casting` makes them
 
     def __post_init__(self):
@@ -79,6 +80,8 @@ class Request:
             raise ValueError(f"solver: {self.solver!r} must be one of {', '.join(get_args(Solver))}")
         if self.solver == "lcm" and self.steps > MOST_LCM_STEPS:
             raise ValueError(f"steps: {self.steps} must be within 1..{MOST_LCM_STEPS} for the solver lcm")
+        if self.size and min(self.size) < 1:
+            raise ValueError(f"size: {self.size[0]} x {self.size[1]}; height and width must be positive")
         if not np.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale: {self.guidance_scale} must be a finite number; 1 means no guidance")
         check_count(len(self.people))

@@ -42,19 +42,24 @@ def sample(
 
 
 class Drawing:
-    """Pictures on their way: requests are added and removed between steps; a step is one UNet call for all of them."""
+    """Pictures on their way: requests are added and removed between steps. All of one size share a UNet call."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
-        self._batch: Batch | None = None
+        self._batches: dict[tuple[int, int], Batch] = {}  # by the size of the pictures
 
     def __len__(self) -> int:
-        return len(self._batch) if self._batch else 0
+        return sum(len(batch) for batch in self._batches.values())
+
+    @property
+    def unet_calls(self) -> int:
+        """UNet calls of the next step: one for each size."""
+        return len(self._batches)
 
     @property
     def unet_rows(self) -> int:
-        """Rows of the next UNet call."""
-        return len(self._batch.rows.request) if self._batch else 0
+        """Rows of the UNet calls of the next step."""
+        return sum(len(batch.rows.request) for batch in self._batches.values())
 
     @torch.inference_mode()
     def add(self, requests: Mapping[Any, Request], engine: Engine | None = None) -> None:
@@ -63,38 +68,41 @@ class Drawing:
         Args:
             engine: whose adapters are asked for, on the same frozen models (`load_beside`); none: the drawing's own.
         """
-        if not requests:
-            return
         _check(self._engine, [*requests.values()])
         if engine and engine.casting is not self._engine.casting and any(r.people for r in requests.values()):
             raise ValueError("people: of another casting than the drawing's; engines share one (`load_beside`)")
-        coming = admit(engine or self._engine, [*requests.values()], [*requests])
-        self._batch = join(self._batch, coming) if self._batch else coming
+        sizes: dict[tuple[int, int], dict[Any, Request]] = {}
+        for key, request in requests.items():
+            sizes.setdefault(self._engine.picture_size(request), {})[key] = request
+        coming = {size: admit(engine or self._engine, [*some.values()], [*some]) for size, some in sizes.items()}
+        for size, batch in coming.items():
+            self._batches[size] = join(self._batches[size], batch) if size in self._batches else batch
 
     @torch.inference_mode()
     def remove(self, keys: Collection[Hashable]) -> None:
         """Gives up those of these that are on their way."""
-        if self._batch:
-            self._keep([i for i, key in enumerate(self._batch.keys) if key not in keys])
+        for size, batch in [*self._batches.items()]:
+            self._keep(size, [i for i, key in enumerate(batch.keys) if key not in keys])
 
     @torch.inference_mode()
     def step(self) -> dict[Any, Rgb]:
         """One step of every request; the pictures of those whose last it was."""
-        if not self._batch:
-            return {}
-        batch = self._batch = advance(self._engine, self._batch)
-        finished = batch.finished
-        if not finished:
-            return {}
-        pictures = self._pictures(batch, batch.latents, finished)
-        self._keep([i for i in range(len(batch)) if i not in finished])
+        pictures: dict[Any, Rgb] = {}
+        for size, batch in [*self._batches.items()]:
+            batch = self._batches[size] = advance(self._engine, batch)
+            if finished := batch.finished:
+                pictures |= self._pictures(batch, batch.latents, finished)
+                self._keep(size, [i for i in range(len(batch)) if i not in finished])
         return pictures
 
     @torch.inference_mode()
     def preview(self, keys: Collection[Hashable]) -> dict[Any, Rgb]:
         """What those of these that are on their way will look like, as far as their last step could tell."""
-        chosen = [i for i, key in enumerate(self._batch.keys) if key in keys] if self._batch else []
-        return self._pictures(self._batch, self._batch.originals, chosen) if self._batch and chosen else {}
+        pictures: dict[Any, Rgb] = {}
+        for batch in self._batches.values():
+            if chosen := [i for i, key in enumerate(batch.keys) if key in keys]:
+                pictures |= self._pictures(batch, batch.originals, chosen)
+        return pictures
 
     def _pictures(self, batch: Batch, latents: Float[Tensor, "B C h w"], chosen: Sequence[int]) -> dict[Any, Rgb]:
         """Of the chosen requests, each on its canvas."""
@@ -103,9 +111,12 @@ class Drawing:
             batch.keys[i]: paste(picture, batch.requests[i].canvas) for i, picture in zip(chosen, drawn, strict=True)
         }
 
-    def _keep(self, chosen: Sequence[int]) -> None:
-        if self._batch and len(chosen) < len(self._batch):
-            self._batch = keep(self._batch, chosen) if chosen else None
+    def _keep(self, size: tuple[int, int], chosen: Sequence[int]) -> None:
+        batch = self._batches[size]
+        if not chosen:
+            del self._batches[size]
+        elif len(chosen) < len(batch):
+            self._batches[size] = keep(batch, chosen)
 
 
 def decode(engine: Engine, latents: Float[Tensor, "B C h w"]) -> list[Rgb]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flexip.attention import cross_attention_layers
 from flexip.batch import admit, advance, draw_noise
+from flexip.canvas import Canvas
 from flexip.checkpoint import load_checkpoint
 from flexip.diffusion import predict_original
 from flexip.gate import Gate
@@ -107,6 +108,65 @@ def test_requests_join_between_steps_and_nothing_is_projected_twice(engine, refe
     assert counted == {"text": 7, "subject": 5}  # UNet rows: three with guidance, one without; c has no subject
 
 
+def test_pictures_of_one_size_share_a_unet_call_whatever_other_sizes_are_drawn(engine, reference, monkeypatch):
+    first, other, *_ = requests(reference)
+    left = np.concatenate([np.ones((64, 32)), np.zeros((64, 64))], axis=1)
+    wide = dataclasses.replace(first, size=(64, 96), mask=left, seed=5)
+    asked = {
+        "a": first,
+        "b": wide,
+        "c": dataclasses.replace(other, size=(64, 64)),
+        "d": dataclasses.replace(wide, seed=6),
+    }
+    alone = {key: sample(engine, [ask])[0] for key, ask in asked.items()}
+    shapes = []
+    forward = engine.pipe.unet.forward
+
+    def counted(noisy, *args, **kwargs):
+        shapes.append((len(noisy), *noisy.shape[-2:]))
+        return forward(noisy, *args, **kwargs)
+
+    monkeypatch.setattr(engine.pipe.unet, "forward", counted)
+    drawing, drawn = Drawing(engine), {}
+    drawing.add(asked)
+    assert (len(drawing), drawing.unet_calls, drawing.unet_rows) == (4, 2, 7)
+    drawing.step()
+    drawing.remove({"d"})
+    assert {*drawing.preview({"b", "c"})} == {"b", "c"}
+    while len(drawing):
+        drawn |= drawing.step()
+    assert shapes == [(3, 16, 16), (4, 16, 24)] + [(3, 16, 16), (2, 16, 24)] * 2 + [(2, 16, 16), (2, 16, 24)] * 3
+    assert {key: picture.shape for key, picture in drawn.items()} == {
+        "a": (64, 64, 3),
+        "b": (64, 96, 3),
+        "c": (64, 64, 3),
+    }
+    for key, picture in drawn.items():
+        assert np.abs(picture.astype(int) - alone[key].astype(int)).max() <= 1
+    everywhere, nowhere = sample(
+        engine, [dataclasses.replace(wide, mask=mask) for mask in (np.ones_like(left), 0 * left)]
+    )
+    assert len({picture.tobytes() for picture in (alone["b"], everywhere, nowhere)}) == 3
+
+
+def test_a_canvas_may_have_another_shape_than_the_models(engine, reference):
+    painted = np.zeros((48, 96), np.float32)
+    painted[:, 48:] = 1
+    picture = np.random.default_rng(0).integers(0, 255, (48, 96, 3), np.uint8)
+    ask = dataclasses.replace(requests(reference)[0], size=(48, 96), canvas=Canvas(picture, painted))
+    (drawn,) = sample(engine, [ask])
+    np.testing.assert_array_equal(drawn[:, :40], picture[:, :40])
+    assert np.abs(drawn[:, 56:].astype(int) - picture[:, 56:]).mean() > 5
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [((64, 70), "64 x 70 must be multiples of 16; 64 x 64 would be"), ((0, 64), "0 x 64; height")]
+)
+def test_a_size_that_cannot_be_drawn_is_refused(engine, size, said):
+    with pytest.raises(ValueError, match=f"^size: {said}"):
+        sample(engine, [Request("a creature", size=size)])
+
+
 def _count_rows(engine, monkeypatch) -> dict[str, int]:
     """How many rows the first layer's key projections of text and subject see from now on."""
     name, layer = next(cross_attention_layers(engine.pipe.unet))
@@ -170,11 +230,11 @@ def test_zero_weights_and_no_reference_are_the_base_model(engine, reference):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("gammas", [(0.7,), (0.9, 0.4, 0.0)])
-def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference, gammas):
-    """`pipe(**condition(...))`, the diffusers way, against the batched sampler; a schedule of gates too."""
+@pytest.mark.parametrize(("gammas", "size"), [((0.7,), (64, 64)), ((0.9, 0.4, 0.0), (64, 96))])
+def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference, gammas, size):
+    """`pipe(**condition(...))`, the diffusers way, against the batched sampler; a schedule of gates too, and wide."""
     weights = {"preservation": gammas, "personalization": tuple(1 - gamma for gamma in gammas)}
-    ask = dataclasses.replace(requests(reference)[0], **weights)
+    ask = dataclasses.replace(requests(reference)[0], **weights, size=size)
     gates = [Gate.dial([gamma]) for gamma in gammas]
     subjects = engine.encoders.encode_references([reference])
     config: Any = engine.pipe.scheduler.config
@@ -184,6 +244,8 @@ def test_the_attached_pipeline_draws_the_samplers_picture(engine, reference, gam
     latents = engine.pipe(
         **arguments,
         latents=noise,
+        height=size[0],
+        width=size[1],
         guidance_scale=ask.guidance_scale,
         num_inference_steps=ask.steps,
         output_type="latent",
