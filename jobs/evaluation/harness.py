@@ -183,7 +183,7 @@ def _provenance(config: "EvaluateConfig", methods: Sequence[MethodConfig], steps
 
 def _write(output: Path, report: Report, columns: Sequence[Column], fresh: int) -> EvaluateResult:
     output.mkdir(parents=True, exist_ok=True)
-    result = EvaluateResult(*(output / name for name in (REPORT, SCORES, ROWS, SHEET)), report, fresh)
+    result = EvaluateResult(output / REPORT, output / SCORES, output / ROWS, output / SHEET, report, fresh)
     result.report_html.write_text(render(report), encoding="utf-8")
     result.scores_json.write_text(json.dumps(document(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     with result.scores_jsonl.open("w", encoding="utf-8") as lines:

@@ -58,6 +58,9 @@ def test_dino_takes_the_cls_token_of_any_timm_transformer_from_a_file(tmp_path):
         wanted = model.forward_features(pixels)[:, 0].numpy()
     np.testing.assert_allclose(eye.see(IMAGES[:1]), wanted, atol=1e-4)
     assert eye.name == "vit_tiny_patch16_224.augreg_in21k"
+    wide = np.concatenate([IMAGES[0], IMAGES[0]], axis=1)
+    assert eye.patches is not None
+    assert eye.patches([wide, IMAGES[0]]).shape == (2, 14 * 14, 192)  # all of it, squeezed; no [CLS]
 
 
 def test_an_eye_without_weights_is_one_line():
