@@ -17,10 +17,12 @@ from flexip.canvas import Canvas
 from flexip.checkpoint import load_checkpoint
 from flexip.engine import Engine
 from flexip.images import Rgb, decode_image, decode_painted, encode_png, grid
+from flexip.motion import Motion
 from flexip.sampler import sample
 from flexip.solvers import Solver
 from jobs.config import JobConfig, load
 from jobs.console import UserError, command_line, progress, say
+from jobs.people import FacesConfig, asked_motion, casting_digest, person_of, with_people
 from jobs.receipt import (
     MOST_SUBJECTS,
     Box,
@@ -68,6 +70,16 @@ class GenerateConfig(JobConfig):
     box: Annotated[list[Box], BeforeValidator(in_fours)] = Field(
         default=[], description="instead of mask: left,top,right,bottom as fractions of the picture, for each subject"
     )
+    people: Path | None = Field(
+        default=None, description="DynamicID checkpoint: each subject's face is drawn as this person's, too"
+    )
+    expression: Several[str] = Field(
+        default=[], description="of each person, as happy, or in words: 'sad and looking left'; none: as in the picture"
+    )
+    pose: Several[str] = Field(
+        default=[], description="of each person: fully left, left, front, right or fully right; none: as in the picture"
+    )
+    faces: FacesConfig = Field(default=FacesConfig(), description="with people: what finds faces in pictures")
     canvas: Path | None = Field(default=None, description="square picture to paint into, where canvas_mask says")
     canvas_mask: Path | None = Field(
         default=None, description="square picture that is transparent, or white, where the canvas is painted"
@@ -136,6 +148,18 @@ class GenerateConfig(JobConfig):
         return self
 
     @model_validator(mode="after")
+    def _people_and_their_motions(self):
+        if self.people is None and (self.expression or self.pose):
+            name = "expression" if self.expression else "pose"
+            raise ValueError(f"people: missing beside {name}; give a DynamicID checkpoint")
+        for name in ("expression", "pose"):
+            if (given := len(getattr(self, name))) not in (0, len(self.subject)):
+                raise ValueError(f"{name}: {given} for {len(self.subject)} subjects; give one for each")
+        for expression, pose in _motions(self):
+            asked_motion(expression, pose)
+        return self
+
+    @model_validator(mode="after")
     def _canvas_and_mask(self):
         if (self.canvas is None) != (self.canvas_mask is None):
             raise ValueError("canvas and canvas_mask: give both, what is painted into and where")
@@ -147,7 +171,8 @@ class GenerateConfig(JobConfig):
     def _receipt_or_words(self):
         if self.original is None and not self.prompt.strip():
             raise ValueError("prompt is missing (what to draw); give --prompt, or --from a picture with a receipt")
-        beside = {"checkpoint", "subject", "mask", "canvas", "canvas_mask", "original", "output", "device"}
+        files = {"checkpoint", "people", "faces", "subject", "mask", "canvas", "canvas_mask", "original"}
+        beside = files | {"output", "device"}
         if self.original is not None and (others := sorted(self.model_fields_set - beside)):
             raise ValueError(f"{others[0]}: given together with from, whose receipt says it; leave it out")
         return self
@@ -162,7 +187,7 @@ def run(config: GenerateConfig) -> list[Path]:
     files = Files(config.subject, config.mask, config.canvas, config.canvas_mask)
     original = None if config.original is None else read_original(config.original, files)
     shown, canvas = _shown(config, original), _canvas(config, original)
-    engine = load_checkpoint(config.checkpoint, config.device)
+    engine = with_people(load_checkpoint(config.checkpoint, config.device), config.people, config.faces)
     if original is None:
         receipts = _receipts(config, engine)
     elif original.weights == engine.digest:
@@ -172,6 +197,7 @@ def run(config: GenerateConfig) -> list[Path]:
             f"checkpoint = {config.checkpoint}: has weights {engine.digest[:16]}, but {config.original} was drawn with"
             f" {original.weights[:16]}; give the checkpoint that drew it"
         )
+    shown = _cast(config, engine, shown, receipts[0])
     requests = [to_request(receipt, shown, engine.encoders.resolution, canvas) for receipt in receipts]
     with progress(sum(request.calls for request in requests), "generate", "step") as bar:
         drawn = sample(engine, requests, bar.update)
@@ -206,6 +232,7 @@ def _receipts(config: GenerateConfig, engine: Engine) -> list[Receipt]:
         steps=config.steps,
         solver=config.solver,
         software=software(),
+        people=casting_digest(engine) if config.subject else "",
     )
     if config.canvas is not None and config.canvas_mask is not None:
         canvas, mask = (sha256(path.read_bytes()) for path in (config.canvas, config.canvas_mask))
@@ -222,10 +249,36 @@ def _subjects(config: GenerateConfig, gates: Sequence[tuple[float, float]]) -> t
     gates = [*gates] * count if len(gates) == 1 else gates
     boxes = config.box or [None] * count
     masks = [sha256(path.read_bytes()) for path in config.mask] or [None] * count
-    return tuple(
+    drawn = tuple(
         DrawnSubject(sha256(path.read_bytes()), config.cut_out, *gate, box, mask)
         for path, gate, box, mask in zip(config.subject, gates, boxes, masks, strict=True)
     )
+    if config.people is None:
+        return drawn
+    asked = [asked_motion(*words) or Motion() for words in _motions(config)]
+    return tuple(
+        replace(subject, person=True, expression=motion.expression, pose=motion.pose)
+        for subject, motion in zip(drawn, asked, strict=True)
+    )
+
+
+def _motions(config: GenerateConfig) -> list[tuple[str, str]]:
+    """What is said of each subject's expression and pose."""
+    nothing = [""] * len(config.subject)
+    return [*zip(config.expression or nothing, config.pose or nothing, strict=True)]
+
+
+def _cast(config: GenerateConfig, engine: Engine, shown: Sequence[Shown], receipt: Receipt) -> list[Shown]:
+    """The same with the people among them, which are looked for in the pictures as they are."""
+    if receipt.people != (casting_digest(engine) if any(subject.person for subject in receipt.subjects) else ""):
+        raise UserError(
+            f"people = {config.people}: is not the DynamicID that {config.original} was drawn with, whose file has"
+            f" SHA-256 {receipt.people[:16]}..."
+        )
+    return [
+        replace(one, person=person_of(engine, _decoded(path, "subject", "a picture"), drawn, f"subject = {path}"))
+        for path, one, drawn in zip(config.subject, shown, receipt.subjects, strict=True)
+    ]
 
 
 def _shown(config: GenerateConfig, original: Receipt | None) -> list[Shown]:

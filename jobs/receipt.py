@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flexip.canvas import Canvas
 from flexip.images import ImageError, Rgb, encode_jpeg, encode_png, encode_webp
+from flexip.people import Person
 from flexip.request import Request, Subject
 from flexip.solvers import Solver
 
@@ -47,6 +48,9 @@ class DrawnSubject:
     personalization: float | list[float]
     box: Box | None = None
     mask: str | None = None  # SHA-256 of the file that says where the subject may act
+    person: bool = False  # whether the face is drawn as this person's, too
+    expression: str = ""  # of the person; empty: that of the file
+    pose: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Receipt:
     canvas: DrawnCanvas | None = None
     version: str = ""  # of the model in its registry; empty for a directory
     software: str = ""
+    people: str = ""  # SHA-256 of the DynamicID's file, where one of the subjects is a person
     generated: Literal[True] = True  # by a model: nobody took this picture
 
 
@@ -90,6 +95,7 @@ class Shown:
 
     reference: Rgb
     mask: Float[np.ndarray, "H W"] | None = None  # 0..1: where it may act
+    person: Person | None = None  # where the face is drawn as this person's
 
 
 def software() -> str:
@@ -126,6 +132,7 @@ def to_request(receipt: Receipt, shown: Sequence[Shown], side: int, canvas: Canv
         seed=receipt.seed,
         others=tuple(subjects),
         canvas=canvas,
+        people=tuple(subject.person for subject in shown if subject.person is not None),
     )
 
 

@@ -25,7 +25,7 @@ from jobs.serving import unanswered
 from jobs.serving.access import AccessConfig
 from jobs.serving.deployment import Capacity, ScalingConfig, Settings, application
 from jobs.serving.hooks import HooksConfig, load_hooks
-from jobs.serving.models import REGISTERED, RegistryConfig, Source
+from jobs.serving.models import REGISTERED, PeopleConfig, RegistryConfig, Source
 from jobs.serving.requests import LimitsConfig
 from jobs.serving.subjects import SubjectsConfig
 
@@ -70,6 +70,7 @@ class ServeConfig(JobConfig):
     limits: LimitsConfig = Field(default=LimitsConfig(), description="what one request may cost")
     access: AccessConfig = Field(default=AccessConfig(), description="who may ask, and how often")
     subjects: SubjectsConfig = Field(default=SubjectsConfig(), description="subjects that are uploaded once")
+    people: PeopleConfig = Field(default=PeopleConfig(), description="DynamicID, for subjects that are people")
     hooks: HooksConfig = Field(default=HooksConfig(), description="what sees each picture before it leaves")
     ray: RayConfig = Field(default=RayConfig(), description="the Ray that the service runs on")
 
@@ -161,6 +162,8 @@ def _check_sources(config: ServeConfig) -> None:
     for source in config.sources.values():
         if not source.startswith("models:"):
             read_config(source)
+    if config.people.checkpoint is not None:
+        read_config(config.people.checkpoint)
     load_hooks(config.hooks)
 
 
@@ -193,8 +196,10 @@ def _deploy(app: serve.Application) -> None:
 def _application(config: ServeConfig, folder: Path) -> serve.Application:
     sources = {name: _absolute(source) for name, source in config.sources.items()}
     subjects = config.subjects.model_copy(update={"folder": folder.resolve()})
+    at = config.people.checkpoint
+    people = config.people.model_copy(update={"checkpoint": at.resolve() if at else None})
     return application(
-        Settings(sources, config.registry, config.limits, config.access, subjects, config.hooks),
+        Settings(sources, config.registry, config.limits, config.access, subjects, config.hooks, people),
         Capacity(config.batch_rows, config.queue_rows, config.cache_mb),
         replicas=config.replicas,
         scaling=config.scaling,

@@ -72,6 +72,16 @@ def untrained_checkpoint(pocket_encoders, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def people_checkpoint(pocket_encoders, tmp_path_factory) -> Path:
+    """A checkpoint of a DynamicID of both stages on the pocket models."""
+    from people import SMALL, save_people
+
+    from flexip.faces import open_faces
+
+    return save_people(tmp_path_factory.mktemp("people"), pocket_encoders, open_faces("pocket"), SMALL)
+
+
+@pytest.fixture(scope="session")
 def reference() -> np.ndarray:
     """A reference crop: a red disc with a dark stripe on white, 64 px."""
     y, x = np.mgrid[:64, :64]

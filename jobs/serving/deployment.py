@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from jobs.serving.app import Service, build_app
 from jobs.serving.batching import Batcher
 from jobs.serving.hooks import HooksConfig, load_hooks
 from jobs.serving.metrics import Meters
-from jobs.serving.models import Registry, RegistryConfig, follow, load_models
+from jobs.serving.models import PeopleConfig, Registry, RegistryConfig, follow, load_models
 from jobs.serving.requests import LimitsConfig, Served
 from jobs.serving.rows import Job
 from jobs.serving.subjects import SubjectsConfig, SubjectStore
@@ -51,6 +51,7 @@ class Settings:
     access: AccessConfig
     subjects: SubjectsConfig
     hooks: HooksConfig
+    people: PeopleConfig = field(default_factory=PeopleConfig)
 
 
 class ScalingConfig(Section):
@@ -95,7 +96,7 @@ class ImageService:
     def __init__(self, settings: Settings, capacity: Capacity):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         registry = Registry(settings.registry.tracking_uri) if settings.registry.tracking_uri else None
-        models = load_models(settings.sources, registry, device, int(capacity.cache_mb * 1e6))
+        models = load_models(settings.sources, registry, device, int(capacity.cache_mb * 1e6), settings.people)
         first, meters, kept = models.all()[0].engine, Meters(), settings.subjects
         assert kept.folder is not None  # jobs.serve sees to it
         assert first.references is not None

@@ -20,6 +20,7 @@ from flexip.checkpoint import CheckpointError, load_beside, load_checkpoint
 from flexip.engine import Engine
 from flexip.references import ReferenceCache
 from jobs.config import Section
+from jobs.people import FacesConfig, with_people
 from jobs.serving.logs import LOGGER, log_error
 from jobs.tracking import open_client
 
@@ -35,6 +36,15 @@ class RegistryConfig(Section):
         description="MLflow store of registered models, e.g. http://host:5000 or sqlite:////path/mlflow.db",
     )
     seconds: float = Field(default=30, gt=0, description="time between two looks at what an alias stands for [s]")
+
+
+class PeopleConfig(Section):
+    """Who draws people's faces."""
+
+    checkpoint: Path | None = Field(
+        default=None, description="DynamicID on the same base model, for subjects that are people; none: there are none"
+    )
+    faces: FacesConfig = Field(default=FacesConfig(), description="what finds faces in pictures")
 
 
 @dataclass(frozen=True)
@@ -103,15 +113,26 @@ class Registry:
         return Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._uri))
 
 
-def load_models(sources: Mapping[str, str], registry: Registry | None, device: str, cache_bytes: int) -> Shelf:
+def load_models(
+    sources: Mapping[str, str],
+    registry: Registry | None,
+    device: str,
+    cache_bytes: int,
+    people: PeopleConfig | None = None,
+) -> Shelf:
     """Loads each source, the first one with its base model; features of references are kept for all together.
 
+    Args:
+        people: a DynamicID that all share.
+
     Raises:
-        CheckpointError: a source that cannot be loaded, or not beside the first.
+        CheckpointError: a source that cannot be loaded, or not beside the first. UserError: no such face library.
     """
     (name, source), *others = sources.items()
     first = _loaded(name, source, registry, lambda path: load_checkpoint(path, device))
     engine = replace(first.engine, references=ReferenceCache(first.engine.encoders, cache_bytes))
+    if people:
+        engine = with_people(engine, people.checkpoint, people.faces)
     shelf = Shelf(replace(first, engine=engine))
     for name, source in others:
         shelf.put(_loaded(name, source, registry, partial(load_beside, engine)))

@@ -41,6 +41,9 @@ class Subject(GateFields, Generic[P]):
         None, description="where it may act: left, top, right, bottom as fractions of the picture"
     )
     mask: P | None = Field(None, description="instead of box: a picture that is white where it may act")
+    person: bool = Field(False, description="draw the one face in the picture as this person's, beside what gate keeps")
+    expression: str = Field("", max_length=100, description="of the person, as happy, or in words: sad, looking left")
+    pose: str = Field("", max_length=20, description="of the person: fully left, left, front, right or fully right")
 
 
 class ImageRequest(GateFields):

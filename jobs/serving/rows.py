@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from flexip.calibration import Calibration
 from flexip.canvas import Canvas
 from flexip.engine import Engine
+from flexip.faces import FaceError
 from flexip.images import Rgb
+from flexip.motion import Motion
+from flexip.people import Person
 from flexip.request import Request
 from flexip.solvers import MOST_LCM_STEPS
+from jobs.console import UserError
+from jobs.people import asked_motion, casting_digest, person_of
 from jobs.receipt import (
     MOST_SUBJECTS,
     DrawnCanvas,
@@ -28,7 +32,7 @@ from jobs.receipt import (
 from jobs.serving.errors import RequestError, shorten
 from jobs.serving.gates import weights
 from jobs.serving.models import Model
-from jobs.serving.pictures import decode_paint_mask, decode_reference, decode_square
+from jobs.serving.pictures import decode_paint_mask, decode_picture, decode_reference, decode_square
 from jobs.serving.requests import LARGEST_SEED, ImageRequest, Served, Subject
 from jobs.serving.subjects import SubjectStore
 
@@ -73,8 +77,7 @@ def to_jobs(asked: Asked, context: Context) -> list[Job]:
     request, served = asked.request, context.served
     check(asked, served)
     model = _model(request.model, served)
-    calibration = model.engine.calibration
-    drawn = [_subject(asked, s, f"subjects[{i}].", calibration, context) for i, s in enumerate(asked.subjects)]
+    drawn = [_subject(asked, s, f"subjects[{i}].", model.engine, context) for i, s in enumerate(asked.subjects)]
     told, canvas = _canvas(asked, served.limits.image_megapixels)
     first = secrets.randbelow(LARGEST_SEED) if request.seed is None else request.seed
     receipt = Receipt(
@@ -90,6 +93,7 @@ def to_jobs(asked: Asked, context: Context) -> list[Job]:
         canvas=told,
         version=model.version,
         software=software(),
+        people=casting_digest(model.engine) if any(subject.person for subject, _ in drawn) else "",
     )
     if not fits(receipt, request.output_format):
         message = (
@@ -159,17 +163,50 @@ def _canvas(asked: Asked, megapixels: float) -> tuple[DrawnCanvas | None, Canvas
     return DrawnCanvas(sha256(file), sha256(mask), strength), Canvas(image, painted, strength)
 
 
-def _subject(
-    asked: Asked, subject: Subject, path: str, calibration: Calibration | None, context: Context
-) -> tuple[DrawnSubject, Shown]:
+def _subject(asked: Asked, subject: Subject, path: str, engine: Engine, context: Context) -> tuple[DrawnSubject, Shown]:
     request, file_of = asked.request, asked.file_of
     said, where = (subject, path) if subject.said else (request, "")
-    preservation, personalization = weights(said, request.num_inference_steps, calibration, where)
+    preservation, personalization = weights(said, request.num_inference_steps, engine.calibration, where)
     _check_box(subject, path)
+    motion = _motion(subject, path, engine)
     digest, mask = _mask(subject, path, file_of, context)
     source, cut_out, reference = _reference(request, subject, path, file_of, context)
     drawn = DrawnSubject(source, cut_out, preservation, personalization, subject.box, digest)
-    return drawn, Shown(reference, mask)
+    if not (subject.person or motion):
+        return drawn, Shown(reference, mask)
+    drawn = replace(
+        drawn, person=True, expression=motion.expression if motion else "", pose=motion.pose if motion else ""
+    )
+    return drawn, Shown(reference, mask, _person(subject, drawn, reference, path, file_of, context, engine))
+
+
+def _motion(subject: Subject, path: str, engine: Engine) -> Motion | None:
+    """What the person is to do. Raises RequestError for what is not understood, or cannot be done here."""
+    try:
+        motion = asked_motion(subject.expression, subject.pose)
+    except ValueError as error:  # its message begins with the field
+        raise RequestError(f"{path}{error}", f"{path}{str(error).partition(':')[0]}", status=422) from error
+    if (subject.person or motion) and engine.casting is None:
+        name = "expression" if subject.expression else "pose" if subject.pose else "person"
+        message = f"{path}{name}: this model draws no people; leave person, expression and pose out"
+        raise RequestError(message, f"{path}{name}", "no_people", 422)
+    return motion
+
+
+def _person(
+    subject: Subject, drawn: DrawnSubject, reference: Rgb, path: str, file_of: Bytes, context: Context, engine: Engine
+) -> Person | None:
+    """Of the whole picture: what is cut out may lack hair, or a part of the face."""
+    field, picture = f"{path}subject_id", reference
+    if subject.subject_id is None:
+        field = f"{path}image"
+        picture = decode_picture(file_of(subject.image, field), context.served.limits.image_megapixels, field)
+    try:
+        return person_of(engine, picture, drawn, field)
+    except FaceError as error:
+        raise RequestError(str(error), field, error.reason, 422) from error
+    except UserError as error:
+        raise RequestError(f"{path}{error}", f"{path}expression", "no_motions", 422) from error
 
 
 def _reference(

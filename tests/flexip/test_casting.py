@@ -2,28 +2,21 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from people import crowd, portrait, save_people
 
-from flexip.checkpoint import CONFIG, CheckpointError, load_checkpoint, load_people, save_checkpoint
-from flexip.dynamicid import DynamicID
-from flexip.encoders import Encoders, load_unet
+from flexip.checkpoint import CONFIG, CheckpointError, load_checkpoint, load_people
 from flexip.engine import Engine
-from flexip.face_encoder import FaceConfig
 from flexip.faces import FaceError, FaceLibrary, open_faces
 from flexip.images import Rgb
-from flexip.imr import ReconfiguratorConfig
 from flexip.motion import Motion
-from flexip.pocket.identity import identity
-from flexip.pocket.world import Picture, Placement, render
 from flexip.request import Request
 from flexip.sampler import Drawing, sample
 
-SMALL = ReconfiguratorConfig(128, 128, tokens=2, width=32, heads=2, dim_head=16, channels=(2, 2, 4, 4, 8, 8))
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 
 
@@ -33,33 +26,8 @@ def library() -> FaceLibrary:
 
 
 @pytest.fixture(scope="module")
-def people_checkpoint(pocket_encoders, library, tmp_path_factory) -> Path:
-    """A DynamicID of both stages whose every part acts, on the pocket models."""
-    return save_people(tmp_path_factory.mktemp("people"), pocket_encoders, library, SMALL)
-
-
-def save_people(folder: Path, encoders: Encoders, library: FaceLibrary, second: ReconfiguratorConfig | None) -> Path:
-    torch.manual_seed(0)
-    width, hidden = encoders.shapes["text"][-1], encoders.shapes["hidden"][-1]
-    config = FaceConfig(library.identity_width, hidden, width, depth=1, heads=2, dim_head=32, lora_rank=2)
-    model = DynamicID(load_unet(), config, second)
-    assert model.lora is not None
-    for parameter in model.lora.parameters():
-        parameter.data.normal_(std=0.1)
-    for name, tensor in model.stored().items():
-        if name.endswith("running_mean"):  # no parameter, and still of the checkpoint
-            tensor.normal_()
-    marks = encoders.fingerprints | {"faces": library.fingerprint}
-    return save_checkpoint(folder, model, names=encoders.names, fingerprints=marks)
-
-
-@pytest.fixture(scope="module")
 def engine(untrained_checkpoint, people_checkpoint, library) -> Engine:
     return load_people(load_checkpoint(untrained_checkpoint), people_checkpoint, library)
-
-
-def portrait(number: int) -> Rgb:
-    return render(Picture((Placement(identity("train", number), size=0.8),), "beach"), 96).image
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +65,8 @@ def test_a_request_without_people_is_the_same_to_the_bit_with_and_without_such_n
         drawing.add({"ours": requests["nobody"], "theirs": neighbour})
         for _ in range(3):
             drawing.step()
-        assert drawing._batch is not None
-        latents.append(drawing._batch.latents)
+        (batch,) = drawing._batches.values()
+        latents.append(batch.latents)
     assert torch.equal(latents[0][0], latents[1][0])
     assert (latents[0][1] - latents[1][1]).abs().max() > 1e-2
 
@@ -119,12 +87,10 @@ def test_a_motion_changes_a_person_and_a_picture_must_show_one_face(engine):
     happy, sad = casting.moved(plain, face, [Motion("happy"), Motion("sad", "fully left")])
     assert (happy - sad).abs().max() > 1e-3
     assert torch.equal(casting.person(portrait(0)).tokens[0], plain)
-    two = tuple(Placement(identity("train", k), x=0.27 + 0.46 * k, size=0.45) for k in range(2))
-    empty, crowd = (render(Picture(who, "beach"), 64).image for who in ((), two))
     with pytest.raises(FaceError, match=r"subjects\[0\].image: no face found in the picture of 64x64"):
-        casting.person(empty, field="subjects[0].image")
+        casting.person(crowd(0), field="subjects[0].image")
     with pytest.raises(FaceError, match="image: 2 faces found where one is expected"):
-        casting.person(crowd)
+        casting.person(crowd(2))
 
 
 def test_people_need_a_casting_and_are_five_at_most(engine, requests):

@@ -17,10 +17,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from flexip.calibration import Calibration
+from flexip.casting import Casting
+from flexip.dynamicid import DynamicID
 from flexip.encoders import Encoders
 from flexip.engine import Engine
+from flexip.faces import Face, FaceLibrary
 from flexip.images import Rgb
 from flexip.model import FlexIP
+from flexip.motion import Motion
 from flexip.references import ReferenceCache
 from flexip.request import Request
 from jobs.receipt import Receipt, read_receipt
@@ -112,9 +116,34 @@ class Weightless(FlexIP):
         """Needs no UNet."""
 
 
-def model(name: str, digit: str) -> Model:
+class Faceless(DynamicID):
+    """The same for people."""
+
+    def __init__(self) -> None:
+        """Needs no UNet."""
+
+
+class Sitters(Casting):
+    """Casts anybody. A picture shows as many faces as the red of its first pixel says."""
+
+    def __init__(self) -> None:
+        """Needs no models."""
+        face = Face((0.0, 0.0, 1.0, 1.0), 1.0, np.zeros((4, 4, 3), np.uint8), np.zeros((3, 2)), np.zeros(2))
+        library = FaceLibrary("pocket", "", "", 2, 3, lambda image: [face] * int(image[0, 0, 0]))
+        super().__init__(Faceless(), Blind(), library, "5" * 64)
+
+    def tokens(self, faces: Sequence[Face]) -> torch.Tensor:
+        """Zeros."""
+        return torch.zeros(len(faces), 2, 4)
+
+    def moved(self, tokens: torch.Tensor, face: Face, motions: Sequence[Motion]) -> torch.Tensor:
+        """Ones."""
+        return torch.ones(len(motions), 2, 4)
+
+
+def model(name: str, digit: str, casting: Casting | None = None) -> Model:
     """One that draws nothing itself; its weights' hash is this digit."""
-    return Model(name, Engine(Weightless(), Blind(), None, digit * 64, CALIBRATION))
+    return Model(name, Engine(Weightless(), Blind(), None, digit * 64, CALIBRATION, casting=casting))
 
 
 def stand(
@@ -123,6 +152,7 @@ def stand(
     limits: LimitsConfig = LIMITS,
     pause: float = 0,
     hooks: Hooks = NO_HOOKS,
+    casting: Casting | None = None,
     **store: Any,
 ) -> Stand:
     """A fresh one, whose subjects live in the folder and whose models have no weights."""
@@ -130,7 +160,7 @@ def stand(
     kept = SubjectStore(folder, **({"seconds": 3600.0, "most": 3, "forget": references.forget} | store))
     service = Service(
         batcher=Batcher(lambda: Easel(references, asked, pause), max_rows=2, max_waiting=8, observe=meters.observe),
-        served=Served(Shelf(model("flexip", "0"), model("other", "1")), SIDE, limits),
+        served=Served(Shelf(model("flexip", "0", casting), model("other", "1")), SIDE, limits),
         references=references,
         store=kept,
         access=access or AccessConfig(),
