@@ -24,16 +24,15 @@ class Faces:
 
     @property
     def packed(self) -> Float[np.ndarray, " numbers"]:
-        """All of it as numbers for a cache: how many faces, then of each its embedding, expression and pose."""
+        """All of it as numbers for a cache: how many faces and numbers of each, then embedding, expression, pose."""
         said = [[EXPRESSIONS.index(e), list(POSES).index(p)] for e, p in zip(self.expressions, self.poses, strict=True)]
         rows = np.concatenate([self.embeddings, np.array(said).reshape(-1, 2)], axis=1)
-        return np.concatenate([[len(rows)], rows.ravel()]).astype(np.float32)
+        return np.concatenate([rows.shape, rows.ravel()]).astype(np.float32)
 
     @classmethod
     def unpacked(cls, numbers: Float[np.ndarray, " numbers"]) -> "Faces":
         """What was `packed`."""
-        count = int(numbers[0])
-        rows = numbers[1:].reshape(count, -1) if count else np.zeros((0, 2), np.float32)
+        rows = numbers[2:].reshape(int(numbers[0]), int(numbers[1]))
         expressions, poses = (rows[:, column].astype(int) for column in (-2, -1))
         names = list(POSES)
         return cls(rows[:, :-2], tuple(EXPRESSIONS[e] for e in expressions), tuple(names[p] for p in poses))

@@ -38,5 +38,5 @@ def test_faces_are_kept_as_numbers_and_come_back():
         Faces(np.zeros((0, 2), np.float32), (), ()),
     ):
         again = Faces.unpacked(faces.packed)
-        assert again.embeddings.tolist() == faces.embeddings.tolist()
+        np.testing.assert_array_equal(again.embeddings, faces.embeddings, strict=True)
         assert (again.expressions, again.poses) == (faces.expressions, faces.poses)

@@ -12,8 +12,8 @@ from jobs.training import store
 
 
 def snapshot(step: int) -> Snapshot:
-    tensors = {"a": torch.full((100,), float(step)), "b": torch.zeros(3)}
-    return Snapshot(weights=tensors, config={"format": 1}, state={"exp_avg.a": torch.ones(100)}, step=step)
+    tensors, config = {"a": torch.full((100,), float(step)), "b": torch.zeros(3)}, {"format": 1, "architecture": {}}
+    return Snapshot(weights=tensors, config=config, state={"exp_avg.a": torch.ones(100)}, step=step)
 
 
 FILES = ["adapters.safetensors", "training_state.safetensors", "config.json", store.MARK]  # in the order of writing
