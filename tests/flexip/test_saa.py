@@ -215,6 +215,7 @@ def test_faces_of_several_batches_regroup_to_what_they_would_have_been(model, to
     mixed = Person(tokens[1:], shares=(0.3, 0.7), strength=0.5)
     first, second = model.faces([(), (one, two)], (8, 8)), model.faces([(mixed,), (one,)], (8, 8))
     found = regroup_faces([(first.at(2.0), 2), (second, 2)], [2, 0, 1])
+    assert found is not None
     right = model.faces([(mixed,), (), (one, two)], (8, 8)).at(torch.tensor([0.0, 0.0, 2.0]))
     for name in ("shares", "rows", "peopled", "boxes", "strength", "guidance"):
         torch.testing.assert_close(getattr(found, name), getattr(right, name), equal_nan=True)
