@@ -5,7 +5,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from flexip.encoders import Encoders
 from flexip.images import Rgb, decode_image, encode_png, resize
 from flexip.pocket.identity import identity
 from flexip.pocket.oracle import ORACLES
-from flexip.pocket.pretrain_oracle import load_oracle
+from flexip.pocket.pretrain_oracle import load_oracle, oracle_path
 from flexip.request import Request
 from flexip.sampler import sample
 from jobs import train
@@ -57,12 +57,15 @@ class Place:
         return [load_oracle(self.weights, name) for name in ORACLES]
 
     @cached_property
-    def weights_digest(self) -> str:
-        """Of all pocket models: encoders, base model and oracles."""
-        digest = hashlib.sha256()
-        for path in sorted(self.weights.rglob("*.safetensors")):
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
+    def judges_digest(self) -> str:
+        """Of the oracles that read the pictures."""
+        return _digest(oracle_path(self.weights, name) for name in ORACLES)
+
+    @cached_property
+    def models_digest(self) -> str:
+        """Of what trains and draws: the base model and the encoders, not who only looks at the pictures."""
+        found = self.weights.rglob("*.safetensors")
+        return _digest(sorted(path for path in found if path.parent.name not in ("oracles", "faces")))
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def readings_of(place: Place, trial: Trial) -> Readings:
 def archived(place: Place, trial: Trial) -> Path:
     """Where the readings of a trial are kept; .json and .png beside them."""
     content = [_training_key(place, trial.method, trial.seed), asdict(trial.sweep), trial.guidance, trial.dial]
-    content += [[edit.prompt(identity(trial.sweep.split, 0)) for edit in EDITS]]
+    content += [[edit.prompt(identity(trial.sweep.split, 0)) for edit in EDITS], place.judges_digest]
     return place.archive / f"{trial.name}-{_hash(content)}.npz"
 
 
@@ -184,8 +187,15 @@ def _train_config(place: Place, method: Method, seed: int, dataset: Path, output
 def _training_key(place: Place, method: Method, seed: int) -> str:
     config = _train_config(place, method, seed, Path("dataset"), Path("output"))
     settings = config.model_dump(mode="json", exclude=FREE_FIELDS)
-    content = [settings, world_key(place.preset.videos, place.preset.stills), place.weights_digest]
+    content = [settings, world_key(place.preset.videos, place.preset.stills), place.models_digest]
     return f"{config.adapter.method}-{seed}-{_hash(content)}"
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _hash(content: Any) -> str:
