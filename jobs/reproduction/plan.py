@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flexip.solvers import Solver
+
 _ALWAYS_ONE = {"gate.invariant": 1.0, "gate.variant": 1.0}  # a baseline's scale in training
 GAMMAS = tuple(round(0.1 * i, 1) for i in range(11))
 SCALES = tuple(round(0.15 * i, 2) for i in range(11))
@@ -58,6 +60,7 @@ class Sweep:
     settings: int  # of the dial, evenly from its one end to the other
     noises: int
     steps: int  # of denoising
+    solver: Solver = "dpm++2m"  # which draws in 15 steps what DDIM draws in 25 to 30
 
     def dial(self, method: Method) -> tuple[float, ...]:
         """The settings to draw, rising; with 11 they are GAMMAS or SCALES."""

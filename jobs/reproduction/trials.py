@@ -94,6 +94,7 @@ class Trial:
                 *self.method.weights(setting),
                 guidance_scale=self.guidance,
                 steps=self.sweep.steps,
+                solver=self.sweep.solver,
                 seed=10_000 * noise + number,
             )
             for edit in EDITS
