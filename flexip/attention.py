@@ -219,6 +219,11 @@ def install_processors(unet: Any) -> None:
     )
 
 
+def remove_processors(unet: Any) -> None:
+    """Give every attention layer of a diffusers UNet diffusers' own processor."""
+    unet.set_attn_processor({name: AttnProcessor2_0() for name in unet.attn_processors})
+
+
 def check_processors(unet: Any) -> None:
     """Raise when a processor was replaced since: the subject would be ignored without a word.
 

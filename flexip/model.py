@@ -17,6 +17,7 @@ from flexip.attention import (
     cross_attention_layers,
     install_processors,
     project_subjects,
+    remove_processors,
 )
 from flexip.encoders import Detail
 from flexip.gate import Gate
@@ -100,14 +101,25 @@ class FlexIP(nn.Module):
         """Make any diffusers SD1.5 pipeline ready for `condition`, whatever its task.
 
         Raises:
-            ValueError: the pipeline's UNet has other cross-attention layers than the one trained with.
+            ValueError: the pipeline's UNet has other cross-attention layers than the one trained with, or processors
+                with weights of their own (an IP-Adapter's), which would be lost.
         """
         ours = {name: (m.query_dim, m.cross_attention_dim) for name, m in cross_attention_layers(self.unet)}
         theirs = {name: (m.query_dim, m.cross_attention_dim) for name, m in cross_attention_layers(pipe.unet)}
         if ours != theirs:
             odd = sorted(ours.keys() ^ theirs.keys()) or [name for name in ours if ours[name] != theirs[name]]
             raise ValueError(f"pipe.unet: cross-attention layers differ from the trained UNet's, first: {odd[0]}")
+        weighty = {type(p).__name__ for p in pipe.unet.attn_processors.values() if isinstance(p, nn.Module)}
+        if weighty:
+            raise ValueError(
+                f"pipe.unet: processors {', '.join(sorted(weighty))} hold weights that would be lost;"
+                " call pipe.unload_ip_adapter() first"
+            )
         install_processors(pipe.unet)
+
+    def detach(self, pipe: Any) -> None:
+        """Give the pipeline diffusers' own attention back: it is the bare pipeline from then on."""
+        remove_processors(pipe.unet)
 
     @torch.no_grad()
     def condition(
