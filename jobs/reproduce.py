@@ -30,8 +30,9 @@ from jobs.cluster import ray_session
 from jobs.config import JobConfig, RayConfig, load
 from jobs.console import command_line, say
 from jobs.reproduction.page import Comparison, write_page
+from jobs.reproduction.place import OutOfTime, Place
 from jobs.reproduction.plan import ABLATIONS, BASE, BASELINES, FLEXIP, PRESETS, Method, Preset, Sweep
-from jobs.reproduction.trials import Place, Trial, archived, read, readings_of
+from jobs.reproduction.trials import Trial, archived, read, readings_of
 from jobs.reproduction.worlds import held_out
 
 
@@ -47,10 +48,6 @@ class ReproduceConfig(JobConfig):
     minutes: float = Field(default=1e9, gt=0, description="begin no further trial after so long [min]")
     threads: int = Field(default=2, ge=1, description="torch threads of drawing and reading")
     ray: RayConfig = Field(default=RayConfig(), description="where curation and training run")
-
-
-class OutOfTime(Exception):
-    """The minutes given are over; what is finished is kept."""
 
 
 def run(config: ReproduceConfig, preset: Preset | None = None) -> Path | None:

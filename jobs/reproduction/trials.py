@@ -1,22 +1,18 @@
 """One method after the other: trained, drawn, read. What is finished is kept under the hash of all it depends on."""
 
-import hashlib
 import json
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from safetensors.torch import load_file
-from torch import nn
 
 from evaluation.baselines import load_baseline
 from evaluation.pocket import EDITS
@@ -25,47 +21,19 @@ from flexip.checkpoint import WEIGHTS
 from flexip.encoders import Encoders
 from flexip.images import Rgb, decode_image, encode_png, resize
 from flexip.pocket.identity import identity
-from flexip.pocket.oracle import ORACLES
-from flexip.pocket.pretrain_oracle import load_oracle, oracle_path
 from flexip.request import Request
 from flexip.sampler import sample
 from jobs import train
-from jobs.config import RayConfig, load
+from jobs.config import load
 from jobs.console import progress, say
-from jobs.reproduction.plan import Method, Preset, Sweep
+from jobs.reproduction.place import Place, key_of
+from jobs.reproduction.plan import Method, Sweep
 from jobs.reproduction.worlds import Creature, held_out, training_set, world_key
 from jobs.training.config import TrainConfig
 from jobs.training.record import FREE_FIELDS
 
 BATCH = 64  # pictures that are drawn together
 STRIP_CREATURES = 8  # whose pictures are kept, an edit each
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where and with what the trials are made."""
-
-    output: Path  # world, dataset, runs, unfinished parts
-    archive: Path  # readings, facts and strips of what is finished
-    recipe: Path  # YAML: what all trainings have in common
-    weights: Path  # of the pocket models
-    preset: Preset
-    ray: RayConfig
-
-    @cached_property
-    def judges(self) -> list[nn.Module]:
-        return [load_oracle(self.weights, name) for name in ORACLES]
-
-    @cached_property
-    def judges_digest(self) -> str:
-        """Of the oracles that read the pictures."""
-        return _digest(oracle_path(self.weights, name) for name in ORACLES)
-
-    @cached_property
-    def models_digest(self) -> str:
-        """Of what trains and draws: the base model and the encoders, not who only looks at the pictures."""
-        found = self.weights.rglob("*.safetensors")
-        return _digest(sorted(path for path in found if path.parent.name not in ("oracles", "faces")))
 
 
 @dataclass(frozen=True)
@@ -125,7 +93,7 @@ def archived(place: Place, trial: Trial) -> Path:
     """Where the readings of a trial are kept; .json and .png beside them."""
     content = [_training_key(place, trial.method, trial.seed), asdict(trial.sweep), trial.guidance, trial.dial]
     content += [[edit.prompt(identity(trial.sweep.split, 0)) for edit in EDITS], place.judges_digest]
-    return place.archive / f"{trial.name}-{_hash(content)}.npz"
+    return place.archive / f"{trial.name}-{key_of(content)}.npz"
 
 
 def trained(place: Place, method: Method, seed: int) -> Path:
@@ -189,18 +157,7 @@ def _training_key(place: Place, method: Method, seed: int) -> str:
     config = _train_config(place, method, seed, Path("dataset"), Path("output"))
     settings = config.model_dump(mode="json", exclude=FREE_FIELDS)
     content = [settings, world_key(place.preset.videos, place.preset.stills), place.models_digest]
-    return f"{config.adapter.method}-{seed}-{_hash(content)}"
-
-
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{config.adapter.method}-{seed}-{key_of(content)}"
 
 
 def _write_facts(path: Path, place: Place, trial: Trial, checkpoint: Path, seconds: float) -> None:
