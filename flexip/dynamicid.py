@@ -71,6 +71,7 @@ class DynamicID(nn.Module):
 
     def faces(self, people: Sequence[Sequence[Person]], size: tuple[int, int], **options: Any) -> Faces:
         """The people of each UNet row, projected for every layer; see `project_faces`."""
+        options = {"activated": self.config.faces.activated} | options
         return project_faces(self.attention, people, size, self.lora, **options)
 
     def predict(

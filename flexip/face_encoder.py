@@ -25,6 +25,7 @@ class FaceConfig:
     heads: int = 12
     dim_head: int = 64
     lora_rank: int = 128  # of the attention projections; 0: they stay as they are
+    activated: bool = True  # False: an identity acts alike at all positions (w = 1), the model without SAA
 
 
 class FaceEncoder(nn.Module):

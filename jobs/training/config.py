@@ -119,6 +119,9 @@ class PeopleConfig(Section):
     heads: int = Field(default=12, ge=1, description="attention heads of the face encoder")
     dim_head: int = Field(default=64, ge=8, description="width of a head, here and in the reconfigurator")
     lora_rank: int = Field(default=128, ge=0, description="of the attention projections; 0: they stay as they are")
+    activated: bool = Field(
+        default=True, description="an identity acts where the layer asks for it (SAA); false: alike everywhere"
+    )
     motion_tokens: int = Field(default=4, ge=1, description="of an expression and a pose")
     motion_width: int = Field(default=1024, ge=8, description="of the reconfigurator inside")
     motion_heads: int = Field(default=16, ge=1, description="attention heads of the reconfigurator")

@@ -65,7 +65,7 @@ def build_anchoring(job: Assignment, unet: Any) -> DynamicID:
     """DynamicID without a reconfigurator."""
     people, shapes = job.config.people, job.shapes
     width = unet.config.cross_attention_dim
-    sizes = people.tokens, people.depth, people.heads, people.dim_head, people.lora_rank
+    sizes = people.tokens, people.depth, people.heads, people.dim_head, people.lora_rank, people.activated
     return DynamicID(unet, FaceConfig(shapes["identity"][0], shapes["hidden"][-1], width, *sizes))
 
 
