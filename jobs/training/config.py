@@ -151,8 +151,8 @@ class TrainConfig(JobConfig):
     )
     start: str | None = Field(
         default=None,
-        description="checkpoint that the run begins with, pocket for our own; none: from nothing; reconfiguration needs"
-        " one of anchoring",
+        description="checkpoint that the run begins with, pocket for our own, or an IP-Adapter's file, .safetensors or "
+        ".bin; none: from nothing; reconfiguration needs one of anchoring",
     )
     people: PeopleConfig = Field(default=PeopleConfig(), description="DynamicID: its architecture and second stage")
     models: ModelsConfig = Field(default=ModelsConfig(), description="frozen models, the same as in curation")

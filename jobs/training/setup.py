@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from evaluation.baselines import ADAPTERS
 from flexip.casting import nobody_states
 from flexip.checkpoint import read_config
-from flexip.encoders import EncoderNames, Encoders, load_encoders, load_scheduler_config
+from flexip.encoders import EncoderNames, Encoders, empty_unet, load_encoders, load_scheduler_config
+from flexip.ip_adapter import IPAdapterError, fitting, is_ip_adapter, read_ip_adapter
+from flexip.model import FlexIP, adapter_config
 from flexip.rows import DATASETS
 from flexip.training import batch_rows, load_noising
 from jobs.console import UserError, say
@@ -64,6 +69,8 @@ def check_start(config: TrainConfig, encoders: Encoders) -> None:
     """Refuses to begin with adapters of another shape, or of other encoders, before any worker starts."""
     if config.start is None:
         return
+    if config.stage == "adapters" and is_ip_adapter(config.start):
+        return _check_ip_adapter(config, encoders)
     stored = read_config(config.start)
     if config.stage != "adapters":
         return _check_people(config, stored, encoders)
@@ -78,6 +85,20 @@ def check_start(config: TrainConfig, encoders: Encoders) -> None:
                 f"start = {config.start}: trained on another {family} encoder than the one of models, "
                 f"{encoders.fingerprints[family]}"
             )
+
+
+def _check_ip_adapter(config: TrainConfig, encoders: Encoders) -> None:
+    """Refuses a file that does not fit, and says how much of the adapters begins with it."""
+    sizes = config.adapter
+    with torch.device("meta"):
+        unet = empty_unet(config.models.base)
+        architecture = adapter_config(unet, encoders.shapes, sizes.detail, **sizes.model_dump())
+        model = FlexIP(unet, architecture, ADAPTERS[sizes.method])
+    try:
+        taken = fitting(model, read_ip_adapter(str(config.start)))
+    except IPAdapterError as error:
+        raise UserError(f"start = {config.start}: {error}") from error
+    say("train", f"{len(taken)} of {len(model.trainable())} tensors begin as those of {config.start}")
 
 
 def _check_people(config: TrainConfig, stored: Mapping[str, Any], encoders: Encoders) -> None:

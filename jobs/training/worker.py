@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from flexip.checkpoint import load_tensors, load_training_state, take_snapshot
 from flexip.dynamicid import DynamicID
 from flexip.encoders import load_unet
+from flexip.ip_adapter import begin_with_ip_adapter, is_ip_adapter, read_ip_adapter
 from flexip.reduction import average_over_ranks, copy_from_first
 from flexip.training import TrainState, new_state, train_step
 from jobs.tracking import system_metrics
@@ -126,9 +127,15 @@ def prepare(job: Assignment, place: Place) -> TrainState:
 
 
 def begin_with(state: TrainState, start: str) -> None:
-    """What another run trained, for reconfiguration the stage before; step, optimiser and average are new."""
+    """What another run trained, for reconfiguration the stage before, or an IP-Adapter's file, as far as it goes.
+
+    Step, optimiser and average are new.
+    """
     second = isinstance(state.model, DynamicID) and state.model.reconfigurator is not None
-    load_tensors(state.model.anchored() if second else state.model.stored(), start)
+    if is_ip_adapter(start):
+        begin_with_ip_adapter(state.model, read_ip_adapter(start))
+    else:
+        load_tensors(state.model.anchored() if second else state.model.stored(), start)
     for name, parameter in state.model.trainable().items():
         if state.average:
             state.average[name].copy_(parameter.detach())

@@ -8,11 +8,11 @@ import torch
 from diffusers import DDIMScheduler
 
 from evaluation.baselines import ADAPTERS, PlusOverDino, load_baseline
-from evaluation.ip_adapter_format import image_prompt, to_ip_adapter
 from flexip.adapters import AdapterConfig, Adapters
 from flexip.batch import draw_noise
 from flexip.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from flexip.encoders import Detail, load_pipeline, load_unet
+from flexip.ip_adapter import image_prompt, to_ip_adapter
 from flexip.model import FlexIP, adapter_config
 from flexip.request import Request
 from flexip.sampler import sample
@@ -116,7 +116,7 @@ def test_diffusers_own_ip_adapter_draws_the_same_picture(pocket_encoders, refere
 
 
 def test_other_methods_and_sizes_have_no_ip_adapter_layout(pocket_encoders):
-    with pytest.raises(ValueError, match="method 'plus-dino': only ip-adapter and ip-adapter-plus"):
+    with pytest.raises(ValueError, match=r"method 'plus-dino': only ip-adapter, .*ip-adapter-plus have"):
         to_ip_adapter(build("plus-dino", pocket_encoders.shapes))
     with pytest.raises(ValueError, match=r"adapter\.depth = 1: IP-Adapter's layout takes 4 for granted"):
         to_ip_adapter(build("ip-adapter-plus", pocket_encoders.shapes))

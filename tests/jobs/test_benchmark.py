@@ -82,8 +82,8 @@ def test_a_row_that_cannot_be_drawn_costs_itself(ray_up, untrained_checkpoint, t
 
 def test_diffusers_ip_adapter_draws_by_its_scale(tmp_path):
     from evaluation.baselines import ADAPTERS
-    from evaluation.ip_adapter_format import to_ip_adapter
     from flexip.encoders import load_unet
+    from flexip.ip_adapter import to_ip_adapter
     from flexip.model import FlexIP, adapter_config
 
     unet = load_unet()

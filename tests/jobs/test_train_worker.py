@@ -7,15 +7,15 @@ import torch
 from gang import run_gang
 from safetensors.torch import load_file
 from training_data import write_dataset
+from training_job import job_of
 
-from jobs.tracking import history, open_client, tracking_uri
+from jobs.console import UserError
+from jobs.tracking import history, open_client
 from jobs.training import store
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import AdapterSizes, OptimizerConfig, TrainConfig
-from jobs.training.record import open_record
-from jobs.training.setup import assignment, with_mlflow_run
+from jobs.training.setup import check_start
 from jobs.training.stopping import stop_file
-from pipelines.shards import open_dataset
 
 STEPS = 4
 
@@ -40,10 +40,7 @@ def job(dataset, pocket_encoders, tmp_path):
             "checkpoint_every": 100,
             "seed": 3,
         }
-        config = TrainConfig(**(settings | changes))
-        uri = tracking_uri(config.mlflow, config.output)
-        record = with_mlflow_run(open_record(config), config, open_client(uri))
-        return assignment(config, open_dataset(config.dataset), pocket_encoders, record, uri)
+        return job_of(TrainConfig(**(settings | changes)), pocket_encoders)
 
     return build
 
@@ -113,3 +110,27 @@ def test_one_worker_goes_on_past_a_damaged_checkpoint(job, tmp_path):
     train(cut, Place(0, 1, "cpu"))
     ours, theirs = (load_file(each.folder / "step-00000004" / "adapters.safetensors") for each in (cut, quiet))
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_run_begins_with_an_ip_adapter_where_it_fits(job, pocket_encoders, tmp_path, capsys):
+    from flexip.encoders import load_unet
+    from flexip.ip_adapter import save_ip_adapter
+    from flexip.model import FlexIP, adapter_config
+    from jobs.training.worker import prepare
+
+    sizes = AdapterSizes(queries=2, depth=4, heads=2, dim_head=64)
+    unet = load_unet()
+    theirs = FlexIP(unet, adapter_config(unet, pocket_encoders.shapes, **sizes.model_dump()))
+    path = save_ip_adapter(tmp_path / "plus.safetensors", theirs)
+    begun = job("begun", adapter=sizes, start=str(path))
+    check_start(begun.config, pocket_encoders)
+    assert f"tensors begin as those of {path}" in capsys.readouterr().out
+    state = prepare(begun, Place(0, 1, "cpu"))
+    taken = "adapters.preservation.detail.latents", "adapters.personalization.edits.proj_in.weight"
+    same = [torch.equal(state.model.trainable()[name], theirs.trainable()[name]) for name in taken]
+    assert same == [True, False]
+    assert torch.equal(state.average[taken[0]], theirs.trainable()[taken[0]])
+    with pytest.raises(UserError, match=r"start = .*: IP-Adapter: does not fit this model: .*latents is \(1, 2"):
+        check_start(
+            job("other", adapter=sizes.model_copy(update={"queries": 3}), start=str(path)).config, pocket_encoders
+        )
