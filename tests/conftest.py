@@ -28,22 +28,9 @@ def test_data() -> Path:
 
 @pytest.fixture
 def tiny_unet():
-    """A random SD1.5-shaped UNet of few parameters: cross- and self-attention at two resolutions, width 32."""
-    from diffusers import UNet2DConditionModel
+    import tiny_models
 
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    ).eval()
+    return tiny_models.unet().eval()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from gang import run_gang
 from safetensors.torch import load_file, save_file
@@ -63,22 +64,7 @@ def test_one_process_is_its_own_mean():
 
 
 def tiny_state() -> TrainState:
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    )
-    return new_state(FlexIP(unet, WIDTHS), learning_rate=1e-3, weight_decay=0.01, ema=0.9)
+    return new_state(FlexIP(tiny_models.unet(), WIDTHS), learning_rate=1e-3, weight_decay=0.01, ema=0.9)
 
 
 def rows_of(step: int, rows: slice) -> Batch:

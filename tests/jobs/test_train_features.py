@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from training_data import write_dataset, write_encoded_dataset
+from training_job import job_of
 
 from flexip.training import batch_rows
 from jobs.console import UserError
-from jobs.tracking import history, open_client, tracking_uri
+from jobs.tracking import history, open_client
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import AdapterSizes, TrainConfig
 from jobs.training.features import feature_source
 from jobs.training.feeding import features_of
-from jobs.training.record import open_record
-from jobs.training.setup import assignment, feature_shapes, load_matching_encoders, with_mlflow_run
+from jobs.training.setup import feature_shapes, load_matching_encoders
 from jobs.training.worker import train
 from pipelines.shards import open_dataset
 
@@ -56,10 +56,7 @@ def losses(job: Assignment) -> list[float]:
 def test_an_online_training_follows_the_cached_one(dataset, pocket_encoders, tmp_path):
     jobs = []
     for features in ("cached", "online"):
-        config = configuration(dataset, tmp_path, name=features, features=features)
-        uri = tracking_uri(config.mlflow, config.output)
-        record = with_mlflow_run(open_record(config), config, open_client(uri))
-        jobs.append(assignment(config, open_dataset(dataset), pocket_encoders, record, uri))
+        jobs.append(job_of(configuration(dataset, tmp_path, name=features, features=features), pocket_encoders))
         train(jobs[-1], Place(0, 1, "cpu"))
     cached, online = (losses(job) for job in jobs)
     assert len(online) == 2

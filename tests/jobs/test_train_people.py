@@ -9,17 +9,18 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from training_data import write_dataset, write_faces
+from training_job import job_of
 
 from flexip.checkpoint import build_people, load_adapters, read_config
 from flexip.encoders import load_unet
 from jobs.console import UserError
-from jobs.tracking import history, open_client, tracking_uri
+from jobs.tracking import history, open_client
 from jobs.training import store
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import OptimizerConfig, PeopleConfig, TrainConfig
 from jobs.training.features import feature_source, open_data
-from jobs.training.record import open_record, run_identity
-from jobs.training.setup import assignment, check_start, load_matching_encoders, with_mlflow_run
+from jobs.training.record import run_identity
+from jobs.training.setup import check_start
 from jobs.training.stages import stage_of
 from pipelines.shards import DatasetError
 
@@ -58,15 +59,6 @@ def configuration(dataset: Path, output: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(**(settings | changes))
 
 
-def job_of(config: TrainConfig, encoders: Any) -> Assignment:
-    data = open_data(config)
-    assert load_matching_encoders(config, data).fingerprints == encoders.fingerprints
-    check_start(config, encoders)
-    uri = tracking_uri(config.mlflow, config.output)
-    record = with_mlflow_run(open_record(config), config, open_client(uri))
-    return assignment(config, data, encoders, record, uri)
-
-
 def trained(job: Assignment) -> Path:
     from jobs.training.worker import train
 
@@ -79,7 +71,8 @@ def trained(job: Assignment) -> Path:
 @pytest.fixture(scope="module")
 def anchored(dataset, pocket_encoders, tmp_path_factory) -> Path:
     """A checkpoint of the first stage."""
-    return trained(job_of(configuration(dataset, tmp_path_factory.mktemp("anchoring")), pocket_encoders))
+    config = configuration(dataset, tmp_path_factory.mktemp("anchoring"))
+    return trained(job_of(config, pocket_encoders, checked=True))
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -104,7 +97,7 @@ def test_anchoring_trains_every_part_and_its_checkpoint_is_a_dynamicid(anchored,
 
 def test_reconfiguration_goes_on_from_it_and_leaves_it_as_it_was(anchored, dataset, pocket_encoders, tmp_path):
     config = configuration(dataset, tmp_path, stage="reconfiguration", start=str(anchored), checkpoint_every=1)
-    quiet = trained(job_of(config.model_copy(update={"name": "quiet"}), pocket_encoders))
+    quiet = trained(job_of(config.model_copy(update={"name": "quiet"}), pocket_encoders, checked=True))
     job = job_of(config.model_copy(update={"name": "cut"}), pocket_encoders)
     last = trained(job)
     before, after = tensors(anchored), tensors(quiet)

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from training_data import write_dataset
+from training_job import job_of
 
 from evaluation.validation import held_out_loss
 from flexip.checkpoint import load_checkpoint
 from flexip.images import encode_png
-from jobs.tracking import history, open_client, tracking_uri
+from jobs.tracking import history, open_client
 from jobs.training import store
 from jobs.training.assignment import Assignment, Place
 from jobs.training.config import AdapterSizes, TrainConfig, ValidationConfig
 from jobs.training.features import feature_source
 from jobs.training.models import log_findings
 from jobs.training.record import open_record
-from jobs.training.setup import assignment, with_mlflow_run
 from jobs.training.validation import Findings, held_out, kept, validate, validation_due
 from jobs.training.worker import train
 from pipelines.shards import open_dataset
@@ -43,9 +43,7 @@ def job(pocket_encoders, tmp_path_factory) -> Assignment:
         validation=SWEEP,
         registered_model="pocket-adapters",
     )
-    uri = tracking_uri(config.mlflow, config.output)
-    record = with_mlflow_run(open_record(config), config, open_client(uri))
-    job = assignment(config, open_dataset(config.dataset), pocket_encoders, record, uri)
+    job = job_of(config, pocket_encoders)
     train(job, Place(0, 1, "cpu"))
     return job
 

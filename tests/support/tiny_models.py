@@ -1,9 +1,28 @@
-"""Random models of a few thousand weights in the very classes that curation can be told to use, saved to folders."""
+"""Random models of a few thousand weights, in the very classes of the real ones; most are saved to folders."""
 
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+
+
+def unet():
+    """A UNet with the shape of SD1.5's: cross- and self-attention at two resolutions, width 32."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
 
 
 def owlv2(folder: Path) -> Path:
