@@ -73,6 +73,11 @@ class Casting:
         source, targets = (motion_inputs(self.encoders, m, self.wording) for m in ([driven_by(face)], motions))
         return self.model.reconfigurator.edit(tokens, source, targets)
 
+    @property
+    def moves(self) -> bool:
+        """Whether people can be given another expression and pose than those of their pictures."""
+        return self.model.reconfigurator is not None
+
     def absent(self, people: Sequence[Person]) -> tuple[Person, ...]:
         """Nobody in everybody's place: the people of an unconditional row."""
         return tuple(replace(person, tokens=self.nobody, shares=(1.0,)) for person in people)

@@ -37,6 +37,7 @@ from jobs.receipt import (
     to_request,
 )
 from jobs.repeat import Files, read_original
+from jobs.sizes import AUTO, Size, SizeWords, check_aspect, check_size, size_of, size_words
 from pipelines.references import prepare_reference
 
 
@@ -65,7 +66,7 @@ class GenerateConfig(JobConfig):
         default=[], description="picture of a subject, once for each of up to five; none: the base model draws"
     )
     mask: Several[Path] = Field(
-        default=[], description="square picture that is white where the subject may act, one for each subject"
+        default=[], description="picture that is white where the subject may act, one for each subject"
     )
     box: Annotated[list[Box], BeforeValidator(in_fours)] = Field(
         default=[], description="instead of mask: left,top,right,bottom as fractions of the picture, for each subject"
@@ -80,9 +81,9 @@ class GenerateConfig(JobConfig):
         default=[], description="of each person: fully left, left, front, right or fully right; none: as in the picture"
     )
     faces: FacesConfig = Field(default=FacesConfig(), description="with people: what finds faces in pictures")
-    canvas: Path | None = Field(default=None, description="square picture to paint into, where canvas_mask says")
+    canvas: Path | None = Field(default=None, description="picture to paint into, where canvas_mask says")
     canvas_mask: Path | None = Field(
-        default=None, description="square picture that is transparent, or white, where the canvas is painted"
+        default=None, description="picture that is transparent, or white, where the canvas is painted"
     )
     strength: float = Field(
         default=1.0, gt=0, le=1, description="share of the steps; below 1 the canvas shines through what is painted"
@@ -107,6 +108,9 @@ class GenerateConfig(JobConfig):
     negative_prompt: str = Field(default="", description="what to steer away from")
     guidance_scale: float = Field(default=5.0, ge=1, description="classifier-free guidance; 1 is without")
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
+    size: SizeWords = Field(
+        default=AUTO, description="of the picture, WIDTHxHEIGHT in pixels, as 96x64; auto is the model's own"
+    )
     solver: Solver = Field(
         default="ddim",
         description="ddim; dpm++2m, which needs about half the steps; lcm, for a model with a few-step LoRA",
@@ -188,8 +192,10 @@ def run(config: GenerateConfig) -> list[Path]:
     original = None if config.original is None else read_original(config.original, files)
     shown, canvas = _shown(config, original), _canvas(config, original)
     engine = with_people(load_checkpoint(config.checkpoint, config.device), config.people, config.faces)
+    size = _size(config, original, engine)
+    _check_aspects(shown, canvas, size)
     if original is None:
-        receipts = _receipts(config, engine)
+        receipts = _receipts(config, engine, size)
     elif original.weights == engine.digest:
         receipts = [original]
     else:
@@ -198,7 +204,7 @@ def run(config: GenerateConfig) -> list[Path]:
             f" {original.weights[:16]}; give the checkpoint that drew it"
         )
     shown = _cast(config, engine, shown, receipts[0])
-    requests = [to_request(receipt, shown, engine.encoders.resolution, canvas) for receipt in receipts]
+    requests = [to_request(receipt, shown, size, canvas) for receipt in receipts]
     with progress(sum(request.calls for request in requests), "generate", "step") as bar:
         drawn = sample(engine, requests, bar.update)
     config.output.mkdir(parents=True, exist_ok=True)
@@ -220,7 +226,29 @@ def _sweep_mark(config: GenerateConfig, number: int) -> str:
     return f"-{config.sweep[number % len(config.sweep)]:g}" if config.sweep else ""
 
 
-def _receipts(config: GenerateConfig, engine: Engine) -> list[Receipt]:
+def _size(config: GenerateConfig, original: Receipt | None, engine: Engine) -> Size:
+    """Of all pictures. Raises UserError for one that the model cannot draw."""
+    own = engine.encoders.resolution, engine.encoders.resolution
+    size = size_of(original.size if original else config.size, own)
+    try:
+        check_size(size, engine.unit)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return size
+
+
+def _check_aspects(shown: Sequence[Shown], canvas: Canvas | None, size: Size) -> None:
+    """Raises UserError for a mask or a canvas of another aspect than the pictures'."""
+    fitted = [("mask", subject.mask) for subject in shown if subject.mask is not None]
+    fitted += [("canvas", canvas.image), ("canvas_mask", canvas.mask)] if canvas else []
+    for name, picture in fitted:
+        try:
+            check_aspect(picture, size)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+
+
+def _receipts(config: GenerateConfig, engine: Engine, size: Size) -> list[Receipt]:
     """One a picture, with the seeds counting up; in a sweep, one for each gamma of each seed."""
     receipt = Receipt(
         model="flexip",
@@ -232,6 +260,7 @@ def _receipts(config: GenerateConfig, engine: Engine) -> list[Receipt]:
         steps=config.steps,
         solver=config.solver,
         software=software(),
+        size=size_words(size),
         people=casting_digest(engine) if config.subject else "",
     )
     if config.canvas is not None and config.canvas_mask is not None:
@@ -307,10 +336,6 @@ def _canvas(config: GenerateConfig, original: Receipt | None) -> Canvas | None:
         return None
     image = _decoded(config.canvas, "canvas", "a picture to paint into")
     painted = decode_painted(_bytes(config.canvas_mask, "canvas_mask", "a picture that says where"))
-    for name, picture in (("canvas", image), ("canvas_mask", painted)):
-        height, width = picture.shape[:2]
-        if height != width:
-            raise UserError(f"{name}: {width}x{height} pixels; pictures are square, and so must it be")
     return Canvas(image, painted, original.canvas.strength if original and original.canvas else config.strength)
 
 

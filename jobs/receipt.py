@@ -22,6 +22,7 @@ from flexip.images import ImageError, Rgb, encode_jpeg, encode_png, encode_webp
 from flexip.people import Person
 from flexip.request import Request, Subject
 from flexip.solvers import Solver
+from jobs.sizes import AUTO, Size, SizeWords
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the picture
 FileFormat = Literal["png", "jpeg", "webp"]
@@ -82,6 +83,7 @@ class Receipt:
     canvas: DrawnCanvas | None = None
     version: str = ""  # of the model in its registry; empty for a directory
     software: str = ""
+    size: SizeWords = AUTO  # auto: of a receipt from before pictures had sizes, the model's own
     people: str = ""  # SHA-256 of the DynamicID's file, where one of the subjects is a person
     generated: Literal[True] = True  # by a model: nobody took this picture
 
@@ -108,18 +110,18 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def to_request(receipt: Receipt, shown: Sequence[Shown], side: int, canvas: Canvas | None = None) -> Request:
+def to_request(receipt: Receipt, shown: Sequence[Shown], size: Size, canvas: Canvas | None = None) -> Request:
     """What the sampler is asked for. The service and its repetition both come through here, so they cannot differ.
 
     Args:
-        shown: the subjects of the receipt, in its order. side: of the picture [px]. canvas: the receipt's, or none.
+        shown: the subjects of the receipt, in its order. size: of the picture. canvas: the receipt's, or none.
     """
     subjects = [
         Subject(
             reference=subject.reference,
             preservation=drawn.preservation,
             personalization=drawn.personalization,
-            mask=region(drawn.box, side) if subject.mask is None else subject.mask,
+            mask=region(drawn.box, size) if subject.mask is None else subject.mask,
         )
         for drawn, subject in zip(receipt.subjects, shown, strict=True)
     ]
@@ -131,22 +133,23 @@ def to_request(receipt: Receipt, shown: Sequence[Shown], side: int, canvas: Canv
         solver=receipt.solver,
         seed=receipt.seed,
         others=tuple(subjects),
+        size=size,
         canvas=canvas,
         people=tuple(subject.person for subject in shown if subject.person is not None),
     )
 
 
-def region(box: Box | None, side: int) -> Float[np.ndarray, "H W"] | None:
+def region(box: Box | None, size: Size) -> Float[np.ndarray, "H W"] | None:
     """1 inside the box, 0 outside, and the covered part where a pixel lies across its edge."""
     if box is None:
         return None
-    left, top, right, bottom = box
+    (left, top, right, bottom), (height, width) = box, size
 
-    def covered(first: float, last: float) -> np.ndarray:
+    def covered(first: float, last: float, side: int) -> np.ndarray:
         edges = np.arange(side + 1, dtype=np.float32)
         return (np.minimum(edges[1:], last * side) - np.maximum(edges[:-1], first * side)).clip(0, 1)
 
-    return np.outer(covered(top, bottom), covered(left, right)).astype(np.float32)
+    return np.outer(covered(top, bottom, height), covered(left, right, width)).astype(np.float32)
 
 
 def mask_of(picture: Rgb) -> Float[np.ndarray, "H W"]:

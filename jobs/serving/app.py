@@ -18,7 +18,9 @@ from flexip.images import Rgb
 from flexip.references import ReferenceCache
 from jobs.receipt import picture_file, sha256
 from jobs.serving import errors
+from jobs.serving.abilities import abilities
 from jobs.serving.access import Access, AccessConfig, Rate
+from jobs.serving.asked import Asked, Context
 from jobs.serving.batching import Batcher
 from jobs.serving.body_limit import BodyLimit
 from jobs.serving.forms import Edit, form_description, read_edit
@@ -35,7 +37,7 @@ from jobs.serving.requests import (
     Served,
     Subject,
 )
-from jobs.serving.rows import Asked, Context, Job, to_jobs
+from jobs.serving.rows import Job, to_jobs
 from jobs.serving.streaming import Kind, enter, events
 from jobs.serving.subjects import SubjectInfo, SubjectStore
 
@@ -126,7 +128,7 @@ def _add_subject_routes(app: FastAPI, service: Service) -> None:
 def _add_telling_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The models that are served, each with its version in the registry and the SHA-256 of its weights."""
+        """The models that are served: version in the registry, SHA-256 of the weights, sizes, and whether people."""
         models = [
             {
                 "id": model.name,
@@ -135,6 +137,7 @@ def _add_telling_routes(app: FastAPI, service: Service) -> None:
                 "owned_by": "flexip",
                 "version": model.version,
                 "weights": model.engine.digest,
+                **abilities(model, service.served),
             }
             for model in service.served.models.all()
         ]
@@ -184,4 +187,5 @@ async def _answer(service: Service, request: ImageRequest, jobs: Sequence[Job], 
         ImageData(b64_json=base64.b64encode(file).decode(), seed=job.receipt.seed, receipt=job.receipt)
         for file, job in zip(files, jobs, strict=True)
     ]
-    return ImagesResponse(created=int(time.time()), data=data, size=service.served.size, output_format=file_format)
+    size = jobs[0].receipt.size
+    return ImagesResponse(created=int(time.time()), data=data, size=size, output_format=file_format)

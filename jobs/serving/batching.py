@@ -1,6 +1,7 @@
 """Requests share UNet calls from the step on at which they arrive: a bounded queue in front of one drawing thread.
 
-Rows of a batch may differ in everything (gate, guidance, steps, seed), so there is one queue and no compatibility key.
+Rows of a batch may differ in everything (gate, guidance, steps, seed), so there is one queue and no compatibility key;
+pictures of several sizes are drawn together too, in one call for each size.
 """
 
 import asyncio
@@ -26,6 +27,11 @@ Stage = Literal["wait", "draw"]
 class Drawing(Protocol[RowIn, PictureOut]):
     """Pictures on their way. All methods block and are called from one thread."""
 
+    @property
+    def unet_calls(self) -> int:
+        """UNet calls of the next step."""
+        ...
+
     def add(self, rows: Mapping[Any, RowIn], /) -> None:
         """Begins these; raises when one of them cannot be begun, and then begins none."""
         ...
@@ -35,7 +41,7 @@ class Drawing(Protocol[RowIn, PictureOut]):
         ...
 
     def step(self) -> Mapping[Any, PictureOut]:
-        """One UNet call for all; the pictures that it finished."""
+        """One step of all; the pictures that it finished."""
         ...
 
     def preview(self, keys: Collection[Hashable], /) -> Mapping[Any, PictureOut]:
@@ -208,13 +214,13 @@ class Batcher(Generic[Row, Picture]):
     def _advance(
         self, coming: Mapping[Hashable, Row], gone: Collection[Hashable]
     ) -> tuple[Mapping[Hashable, Picture | Exception], Mapping[Hashable, Picture]]:
-        """In the thread: some leave, some join, one UNet call. What came to its end, failures too, and previews."""
+        """In the thread: some leave, some join, all do one step. What came to its end, failures too, and previews."""
         self._drawing.remove(gone)
         outcomes = self._begin(coming)
         running = {key: ticket for key, ticket in self._running.items() if key not in gone and key not in outcomes}
         if not running:
             return outcomes, {}
-        self.counters.calls += 1
+        self.counters.calls += self._drawing.unet_calls
         self.counters.drawn += len(running)
         try:
             finished = self._drawing.step()

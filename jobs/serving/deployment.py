@@ -73,11 +73,16 @@ class ScalingConfig(Section):
 
 
 class JobDrawing:
-    """`Drawing` for jobs: each is begun with its own adapters, and all share the UNet calls."""
+    """`Drawing` for jobs: each is begun with its own adapters, and all of one size share the UNet calls."""
 
     def __init__(self, engine: Engine):
         drawing = self._drawing = Drawing(engine)
         self.remove, self.step, self.preview = drawing.remove, drawing.step, drawing.preview
+
+    @property
+    def unet_calls(self) -> int:
+        """Of the next step."""
+        return self._drawing.unet_calls
 
     def add(self, jobs: Mapping[Any, Job]) -> None:
         """Begins these, or none of them. Raises as `Drawing.add`."""
@@ -98,6 +103,7 @@ class ImageService:
         registry = Registry(settings.registry.tracking_uri) if settings.registry.tracking_uri else None
         models = load_models(settings.sources, registry, device, int(capacity.cache_mb * 1e6), settings.people)
         first, meters, kept = models.all()[0].engine, Meters(), settings.subjects
+        own = first.encoders.resolution, first.encoders.resolution
         assert kept.folder is not None  # jobs.serve sees to it
         assert first.references is not None
         self._service = Service(
@@ -107,7 +113,7 @@ class ImageService:
                 max_waiting=capacity.queue_rows,
                 observe=meters.observe,
             ),
-            served=Served(models, first.encoders.resolution, settings.limits),
+            served=Served(models, own, first.unit, settings.limits),
             references=first.references,
             store=SubjectStore(kept.folder, kept.hours * 3600, kept.most, first.references.forget),
             access=settings.access,

@@ -56,7 +56,7 @@ class Counted(Collector):
         yield _gauge("running_rows", "Images that are being drawn", batcher.running)
         yield _gauge("batch_rows_limit", "Most images of one UNet call", batcher.max_rows)
         yield _gauge("reference_cache_bytes", "Size of the features that are kept", references.bytes)
-        yield _counter("unet_calls", "UNet calls: steps of the whole batch", counters.calls)
+        yield _counter("unet_calls", "UNet calls: in each step one for each size of pictures", counters.calls)
         yield _counter("unet_rows", "Images in all UNet calls together", counters.drawn)
         yield _counter("images", "Images drawn", counters.images)
         yield _counter("failed", "Images that could not be drawn", counters.failed)

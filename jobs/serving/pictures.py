@@ -4,13 +4,17 @@ import base64
 import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from flexip.images import ImageError, Rgb, decode_image, decode_painted
 from jobs.serving.errors import RequestError, shorten
+from jobs.sizes import Size, check_aspect
 from pipelines.references import prepare_reference
+
+Pixels = TypeVar("Pixels", bound=np.ndarray)
 
 
 def decode_base64(text: str, param: str) -> bytes:
@@ -55,30 +59,23 @@ def _told(param: str) -> Iterator[None]:
         raise RequestError(message, param, error.reason, status) from error
 
 
-def decode_square(data: bytes, megapixels: float, param: str) -> Rgb:
-    """A picture of the images' own aspect. Raises as `decode_picture`, and for one that is not square."""
-    picture = decode_picture(data, megapixels, param)
-    check_square(picture, param)
-    return picture
-
-
 def decode_paint_mask(data: bytes, megapixels: float, param: str) -> Float[np.ndarray, "H W"]:
-    """1 where the canvas is to be painted. Raises as `decode_square`, and for one that is 0 everywhere."""
+    """1 where the canvas is to be painted. Raises as `decode_picture`, and for one that is 0 everywhere."""
     with _told(param):
         painted = decode_painted(data, max_pixels=megapixels * 1e6)
-    check_square(painted, param)
     if not painted.any():
         message = f"{param}: nothing is to be painted; send one that is transparent, or white, where it is"
         raise RequestError(message, param, status=422)
     return painted
 
 
-def check_square(picture: np.ndarray, param: str) -> None:
-    """Raises RequestError for a picture of another aspect than the images'."""
-    height, width = picture.shape[:2]
-    if height != width:
-        message = f"{param}: {width}x{height} pixels; images are square, and so must it be"
-        raise RequestError(message, param, status=422)
+def fitted(picture: Pixels, size: Size, param: str) -> Pixels:
+    """The same. Raises RequestError for another aspect than that of the image to be drawn."""
+    try:
+        check_aspect(picture, size)
+    except ValueError as error:
+        raise RequestError(f"{param}: {error}", param, status=422) from error
+    return picture
 
 
 def decode_reference(data: bytes, megapixels: float, cut_out: bool, param: str) -> Rgb:

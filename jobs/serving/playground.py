@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from flexip.images import encode_png
 from flexip.pocket.identity import Identity, identity
 from flexip.pocket.world import Picture, Placement, render
+from jobs.serving.abilities import abilities
 from jobs.serving.requests import ImageRequest, Served
 
 PAGE = Path(__file__).parent / "page"
@@ -62,8 +63,7 @@ def facts(served: Served, keys: bool) -> dict[str, Any]:
     """What the page has to know of the service before anybody has given a key."""
     fields = ImageRequest.model_fields
     return {
-        "models": [model.name for model in served.models.all()],
-        "size": served.size,
+        "models": {model.name: abilities(model, served) for model in served.models.all()},
         "keys": keys,
         "limits": served.limits.model_dump(include={"steps", "body_mb", "image_megapixels"}),
         "defaults": {name: fields[name].default for name in ("num_inference_steps", "guidance_scale")},

@@ -10,6 +10,7 @@ from jobs.config import Section
 from jobs.receipt import MOST_SUBJECTS, FileFormat, Receipt
 from jobs.serving.gates import GateFields, Schedule
 from jobs.serving.models import Shelf
+from jobs.sizes import AUTO, Size, SizeWords
 
 LARGEST_SEED = 2**32 - 1
 SUBJECT_ID = r"^subj_[0-9a-f]{24}$"
@@ -26,6 +27,9 @@ class LimitsConfig(Section):
     body_mb: float = Field(default=20, gt=0, description="largest request body [MB]")
     body_seconds: float = Field(default=60, gt=0, description="longest time that a body may take to arrive [s]")
     image_megapixels: float = Field(default=16, gt=0, description="largest picture in a request [million pixels]")
+    picture_areas: float = Field(
+        default=4, ge=1, description="largest picture that is drawn, in areas of the model's own: 4 is twice its sides"
+    )
     seconds: float = Field(default=300, gt=0, description="longest time from the queue to the images [s]; then 504")
 
 
@@ -52,7 +56,7 @@ class ImageRequest(GateFields):
     prompt: str = Field(min_length=1, description="what to draw")
     model: str | None = Field(None, description="a name from /v1/models; none: the first of them")
     n: int = Field(1, ge=1, description="how many images, each with a seed of its own")
-    size: str = Field("auto", description="WIDTHxHEIGHT in pixels, the model's own resolution; auto takes it")
+    size: SizeWords = Field(AUTO, description="WIDTHxHEIGHT in pixels; auto is the model's own. /v1/models tells which")
     response_format: Literal["b64_json"] = Field("b64_json", description="images are returned in the answer")
     output_format: FileFormat = Field("png", description="file format of the images")
     stream: bool = Field(False, description="answer with server-sent events, for one image")
@@ -115,7 +119,8 @@ class Served:
     """What is being served: the facts a request is checked against."""
 
     models: Shelf
-    resolution: int  # [px] side of every image
+    size: Size  # of images whose size nobody asks for
+    unit: int  # [px] what the sides of an image are multiples of
     limits: LimitsConfig
 
     @property
@@ -124,6 +129,6 @@ class Served:
         return self.models.default
 
     @property
-    def size(self) -> str:
-        """Of every image."""
-        return f"{self.resolution}x{self.resolution}"
+    def most_pixels(self) -> int:
+        """Of one image."""
+        return int(self.limits.picture_areas * self.size[0] * self.size[1])

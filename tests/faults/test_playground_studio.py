@@ -1,8 +1,9 @@
-"""Several subjects, the gate over the steps and the canvas, in a real browser, by mouse and by keyboard."""
+"""Several subjects, people, the gate over the steps, sizes and the canvas, in a real browser, by mouse and keys."""
 
 import numpy as np
 import pytest
-from page import downloaded, drag, drawn, go, receipt
+from page import ROOM, downloaded, drag, drawn, go, receipt
+from service import Sitters, listening, stand
 
 from flexip.images import encode_png
 
@@ -118,6 +119,90 @@ def test_a_canvas_is_painted_and_comes_back(opened, service):
     np.testing.assert_array_equal(service[0].asked[2].canvas.mask, canvas.mask)
 
 
+def test_pictures_have_other_shapes(opened, service):
+    options = opened.locator("#size option").all_inner_texts()
+    assert options == ["Square, 16 × 16", "Wide, 24 × 16", "Tall, 16 × 24", "Other"]
+    opened.select_option("#size", "24x16")
+    opened.check("#boxed")
+    opened.click("#draw")
+    drawn(opened, 1)
+    assert (service[0].asked[0].size, receipt(opened)["Size"]) == ((16, 24), "24 × 16 px")
+    sheet, boxes, stage = (opened.locator(name).bounding_box() for name in ("#sheet", "#boxes", "#stage"))
+    assert boxes == sheet
+    assert sheet["width"] / sheet["height"] == pytest.approx(1.5, abs=0.01)
+    assert stage["width"] == pytest.approx(stage["height"], abs=1)
+
+    opened.select_option("#size", "")
+    wrong = ("12", "Sides must be multiples of 8 pixels; 16x16 would be."), ("", "should be whole numbers")
+    for width, said in wrong:
+        opened.fill("#width", width)
+        opened.click("#draw")
+        opened.locator("#numbers-says.wrong", has_text=said).wait_for()
+        assert opened.evaluate("document.activeElement.id") == "width"
+    for name, side in (("width", "32"), ("height", "8")):
+        opened.fill(f"#{name}", side)
+    opened.click("#draw")
+    drawn(opened, 2)
+    assert service[0].asked[1].size == (8, 32)
+    opened.locator("#history button").last.click()
+    opened.click("#again")
+    assert opened.input_value("#size") == "24x16"
+
+
+def test_a_canvas_is_cut_to_the_shape_of_the_picture(opened, service):
+    stripes = np.full((48, 48, 3), 200, np.uint8)
+    stripes[16:32] = (0, 90, 30)
+    file = {"name": "canvas.png", "mimeType": "image/png", "buffer": encode_png(stripes)}
+    opened.locator("#canvas summary").click()
+    opened.set_input_files("#canvas-file", file)
+    opened.click("#canvas-all")
+    opened.select_option("#size", "")
+    for name, side in (("width", "24"), ("height", "8")):
+        opened.fill(f"#{name}", side)
+        opened.press(f"#{name}", "Tab")
+    opened.click("#draw")
+    drawn(opened, 1)
+    (asked,) = service[0].asked
+    assert asked.size == asked.canvas.mask.shape == (8, 24)
+    assert asked.canvas.mask.all()
+    assert (asked.canvas.image == (0, 90, 30)).all()  # the middle third
+
+
+def test_a_subject_that_is_a_person_has_an_expression_and_a_pose(browser, tmp_path):
+    face, nobody = np.full((2, 32, 32, 3), 255, np.uint8)
+    face[0, 0, 0], nobody[0, 0, 0] = 1, 0  # so many faces it shows
+    with listening(stand(tmp_path, limits=ROOM, casting=Sitters()).app) as url:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        go(page, url)
+        page.get_by_text("More", exact=True).click()
+        page.uncheck("#cut")
+        for name, picture in (("nobody", nobody), ("face", face)):
+            file = {"name": f"{name}.png", "mimeType": "image/png", "buffer": encode_png(picture)}
+            page.set_input_files("#upload", file)
+            page.locator(f"[title='{name}.png'] input:checked").wait_for()
+            page.check("#is-person")
+            if name == "nobody":
+                page.click("#draw")
+                page.locator("#subject-says.wrong", has_text="No face found").wait_for()
+        page.select_option("#expression", "sad")
+        page.select_option("#pose", "left")
+        page.click("#draw")
+        drawn(page, 1)
+        (subject,) = downloaded(page).subjects
+        assert (subject.person, subject.expression, subject.pose) == (True, "sad", "left")
+        assert receipt(page)["Person"] == "sad, looking left"
+        page.select_option("#model", "other")
+        assert page.locator("#person").is_hidden()
+        page.click("#draw")
+        drawn(page, 2)
+        assert not downloaded(page).subjects[0].person
+        page.locator("#history button").last.click()
+        page.click("#again")
+        assert [page.input_value(field) for field in ("#model", "#expression", "#pose")] == ["flexip", "sad", "left"]
+        page.close()
+
+
 def test_a_canvas_that_is_no_picture_is_refused_beside_it(opened):
     opened.locator("#canvas summary").click()
     opened.set_input_files("#canvas-file", {"name": "x.png", "mimeType": "image/png", "buffer": b"some text"})
@@ -132,6 +217,7 @@ def test_all_of_it_fits_a_phone_and_has_a_name(browser, service):
     for _ in range(4):
         page.click("#more-subjects")
     page.select_option("#schedule", "window")
+    page.select_option("#size", "")
     page.locator("#canvas summary").click()
     file = {"name": "c.png", "mimeType": "image/png", "buffer": encode_png(np.zeros((16, 16, 3), np.uint8))}
     page.set_input_files("#canvas-file", file)

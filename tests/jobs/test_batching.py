@@ -16,6 +16,7 @@ class Studio:
     """Draws whole numbers, each in `steps(row)` calls; keeps who shared which call, waits while it is closed."""
 
     steps: Callable[[int], int] = lambda row: 1
+    size: Callable[[int], int] = lambda row: 0  # those of one size share a call
     fails: Callable[[Collection[int]], bool] = lambda rows: False  # a call for these rows
     refuses: Collection[int] = ()  # rows that cannot be begun
     blind: bool = False  # has no previews
@@ -37,6 +38,10 @@ class Drawing:
     studio: Studio
     rows: dict[Hashable, int] = field(default_factory=dict)
     done: dict[Hashable, int] = field(default_factory=dict)
+
+    @property
+    def unet_calls(self) -> int:
+        return len({self.studio.size(row) for row in self.rows.values()})
 
     def add(self, rows: Mapping[Hashable, int]) -> None:
         if set(rows.values()) & set(self.studio.refuses):
@@ -91,6 +96,19 @@ def test_who_comes_later_joins_the_next_call_and_waits_for_nobody():
     assert (quick, long) == (["picture 2"], ["picture 50"])
     assert [2, 50] in studio.calls
     assert (counters.calls, counters.drawn, counters.images) == (50, 52, 2)
+
+
+def test_each_size_of_pictures_has_a_call_of_its_own_in_a_step():
+    studio = Studio(steps=lambda row: row, size=lambda row: row % 2)
+
+    async def scenario():
+        queue = studio.batcher()
+        await queue.submit([1, 2, 3])
+        return queue.counters
+
+    counters = asyncio.run(scenario())
+    assert studio.calls == [[1, 2, 3], [2, 3], [3]]
+    assert (counters.calls, counters.drawn) == (2 + 2 + 1, 6)
 
 
 def test_a_call_never_has_more_rows_than_allowed_and_places_are_filled_at_once():

@@ -40,10 +40,12 @@ def test_pictures_are_named_by_their_seeds_and_repeat(untrained_checkpoint, pict
 
 def test_a_picture_is_drawn_again_from_its_receipt(untrained_checkpoint, picture, tmp_path) -> None:
     mask = tmp_path / "mask.png"
-    mask.write_bytes(encode_png(np.full((8, 8, 3), 128, np.uint8)))
+    mask.write_bytes(encode_png(np.full((12, 8, 3), 128, np.uint8)))
     more = ["--subject", str(picture), "--mask", str(mask), "--gamma", "0.7", "--seed", "4", "--solver", "dpm++2m"]
+    more += ["--size", "64x96"]
     main(words(untrained_checkpoint, tmp_path, *more))
     original = tmp_path / "00004.png"
+    assert decode_image(original.read_bytes()).shape == (96, 64, 3)
     again = ["--from", str(original), "--subject", str(picture), "--mask", str(mask)]
     main(["--checkpoint", str(untrained_checkpoint), "--output", str(tmp_path / "again"), *again])
     assert (tmp_path / "again" / "00004.png").read_bytes() == original.read_bytes()
@@ -147,9 +149,13 @@ def test_identity_is_asked_for_by_its_amount(untrained_checkpoint, picture, tmp_
         (["--subject", "x.png", "--sweep", "0,1", "--gamma", "1"], "sweep: given together with another gate"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--imges", "2"], "did you mean --images?"),
+        (["--size", "60x90"], "size = 60x90: sides must be multiples of 16 pixels; 64x96 would be"),
+        (["--size", "large"], "WIDTHxHEIGHT in pixels"),
+        (["--subject", "PICTURE", "--mask", "PICTURE", "--size", "96x64"], "mask: 64x64 pixels; the picture is 96x64"),
     ],
 )
-def test_a_mistake_is_one_line(untrained_checkpoint, tmp_path, capsys, more, said) -> None:
+def test_a_mistake_is_one_line(untrained_checkpoint, picture, tmp_path, capsys, more, said) -> None:
+    more = [str(picture) if word == "PICTURE" else word for word in more]
     with pytest.raises(SystemExit) as ended:
         main(words(untrained_checkpoint, tmp_path / "out", *more))
     assert ended.value.code == 2

@@ -11,7 +11,9 @@ from jobs.receipt import DrawnCanvas, DrawnSubject, Receipt, Shown, picture_file
 SUBJECT = DrawnSubject("0" * 64, True, 0.1 + 0.2, [1.0, 2 / 3, 1e-7], (0.0, 0.1, 0.5, 1.0))
 CANVAS = DrawnCanvas("2" * 64, "3" * 64, 0.5)
 WORDS = 'a "créature" <b>& 🐸</flexip:receipt>\n\x07'
-RECEIPT = Receipt("flexip", "1" * 64, WORDS, "snow", 7, 2.5, 25, "dpm++2m", (SUBJECT,), CANVAS, "3", "flexip 0.1.0")
+RECEIPT = Receipt(
+    "flexip", "1" * 64, WORDS, "snow", 7, 2.5, 25, "dpm++2m", (SUBJECT,), CANVAS, "3", "flexip 0.1.0", "24x16"
+)
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 
 
@@ -42,17 +44,18 @@ def test_what_holds_no_receipt_says_so(data, said):
 
 
 def test_the_request_follows_from_the_receipt():
-    request = to_request(RECEIPT, [Shown(NOISE)], side=16)
+    request = to_request(RECEIPT, [Shown(NOISE)], size=(16, 24))
     assert (request.prompt, request.seed, request.steps, request.solver) == (RECEIPT.prompt, 7, 25, "dpm++2m")
     (subject,) = request.subjects
     assert (subject.preservation, subject.personalization) == (SUBJECT.preservation, SUBJECT.personalization)
     assert subject.reference is NOISE
     assert subject.mask is not None
-    assert subject.mask.sum() == pytest.approx(0.5 * 0.9 * 16 * 16)
-    assert to_request(dataclasses.replace(RECEIPT, subjects=()), [], side=16).subjects == ()
+    assert request.size == subject.mask.shape == (16, 24)
+    assert subject.mask.sum() == pytest.approx(0.5 * 0.9 * 16 * 24)
+    assert to_request(dataclasses.replace(RECEIPT, subjects=()), [], size=(16, 16)).subjects == ()
 
 
 def test_a_box_covers_its_part_of_each_pixel():
-    covered = region((0.0, 0.25, 0.375, 1.0), side=4)
+    covered = region((0.0, 0.25, 0.375, 1.0), size=(2, 4))
     assert covered is not None
-    np.testing.assert_allclose(covered, np.outer([0, 1, 1, 1], [1, 0.5, 0, 0]))
+    np.testing.assert_allclose(covered, np.outer([0.5, 1], [1, 0.5, 0, 0]))

@@ -41,7 +41,8 @@ from jobs.serving.subjects import SubjectStore
 GENERATIONS, EDITS, SUBJECTS = "/v1/images/generations", "/v1/images/edits", "/v1/subjects"
 KEYS = {"alice": "key of alice", "bob": "key of bob"}
 ACCESS = AccessConfig(keys={name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()})
-SIDE = 16  # [px] of every picture
+SIDE, UNIT = 16, 8  # [px] of the model's own pictures, and what their sides are multiples of
+OWN = (SIDE, SIDE)
 LIMITS = LimitsConfig(images=4, steps=10, prompt=100, body_mb=0.2, body_seconds=2, image_megapixels=0.1, seconds=20)
 NO_HOOKS = Hooks()
 CALIBRATION = Calibration([0.0, 1.0], [0.2, 0.8], "dino", 4, "abc")
@@ -83,6 +84,11 @@ class Easel:
         for key in keys:
             self.rows.pop(key, None)
 
+    @property
+    def unet_calls(self) -> int:
+        """One for each size."""
+        return len({row.size for row in self.rows.values()})
+
     def step(self) -> dict[Any, Rgb]:
         """One step of each."""
         time.sleep(self.pause)
@@ -96,7 +102,7 @@ class Easel:
         return {key: self._paint(key, self.rows[key]) for key in keys}
 
     def _paint(self, key: Hashable, row: Request) -> Rgb:
-        return np.full((SIDE, SIDE, 3), (self.steps[key], row.seed % 256, 0), np.uint8)
+        return np.full((*(row.size or OWN), 3), (self.steps[key], row.seed % 256, 0), np.uint8)
 
 
 @dataclass
@@ -132,6 +138,11 @@ class Sitters(Casting):
         library = FaceLibrary("pocket", "", "", 2, 3, lambda image: [face] * int(image[0, 0, 0]))
         super().__init__(Faceless(), Blind(), library, "5" * 64)
 
+    @property
+    def moves(self) -> bool:
+        """As after the second stage."""
+        return True
+
     def tokens(self, faces: Sequence[Face]) -> torch.Tensor:
         """Zeros."""
         return torch.zeros(len(faces), 2, 4)
@@ -160,7 +171,7 @@ def stand(
     kept = SubjectStore(folder, **({"seconds": 3600.0, "most": 3, "forget": references.forget} | store))
     service = Service(
         batcher=Batcher(lambda: Easel(references, asked, pause), max_rows=2, max_waiting=8, observe=meters.observe),
-        served=Served(Shelf(model("flexip", "0", casting), model("other", "1")), SIDE, limits),
+        served=Served(Shelf(model("flexip", "0", casting), model("other", "1")), OWN, UNIT, limits),
         references=references,
         store=kept,
         access=access or AccessConfig(),

@@ -8,27 +8,32 @@ import { Cast, member } from "./cast.js";
 import { Easel } from "./easel.js";
 import { Field, fieldOf, memberOf, plain } from "./fields.js";
 import { Pad } from "./pad.js";
+import { Person } from "./person.js";
 import { Schedule } from "./schedule.js";
+import { Size } from "./size.js";
 import { Stage, pictureButton } from "./stage.js";
 import { Subjects } from "./subjects.js";
 import { layOut } from "./sweep.js";
 
 const $ = (id) => document.getElementById(id);
 const served = await (await fetch("playground/service.json")).json();
-$("model").replaceChildren(...served.models.map((name) => new Option(name)));
+$("model").replaceChildren(...Object.keys(served.models).map((name) => new Option(name)));
 const stage = new Stage();
 const pad = new Pad($("pad"), moved, released);
 const schedule = new Schedule(turned, released);
 const subjects = new Subjects($("subjects"), served.subjects, refused, picked);
 const cast = new Cast($("cast"), $("more-subjects"), subjects.chosen, speakOfActive);
 const boxes = new Boxes($("boxes"), cast, boxed, released);
-const easel = new Easel(Number(served.size.split("x")[0]), served, () => stage.picture, newSeries);
+const person = new Person(personal);
+const size = new Size(Object.values(served.models)[0].sizes, resized);
+const easel = new Easel(stage, size.sides, served, newSeries);
 
 let running = null; // AbortController of what is being drawn
 let series = ""; // all but the active subject's weights: pictures that differ in these alone share the pad
 let drawn = false; // whether anything was drawn since the page was opened
 
 const place = () => cast.drawn.indexOf(cast.active); // of the active subject among those that are drawn
+const modelled = () => served.models[$("model").value]; // what the chosen model can
 const way = () => document.querySelector("[name=way]:checked").value;
 
 // ---- drawing ----
@@ -47,7 +52,8 @@ async function drawOne(said, target, signal) {
 
 async function requested({ members, cutOut, canvas }) {
   const ids = await Promise.all(members.map((it) => subjects.id(it.subject, cutOut)));
-  return request(fields(), members.map((it, i) => described(it, ids[i])), canvas);
+  const said = modelled().people ? members : members.map((it) => ({ ...it, person: false }));
+  return request(fields(size.value), said.map((it, i) => described(it, ids[i])), canvas);
 }
 
 /** A subject that has expired on the way is uploaded once more. */
@@ -99,6 +105,7 @@ async function run(work) {
 function drawNow() {
   return run(async (signal) => {
     easel.show(false);
+    stage.shape(size.sides);
     stage.begin(cast.active.subject.url);
     comeIntoView("stage");
     show(await drawPatiently({}, stage, signal));
@@ -147,6 +154,8 @@ function speakOfActive() {
   pad.set(preservation, personalization);
   schedule.value = cast.active.schedule;
   $("boxed").checked = cast.active.box !== null;
+  $("is-person").disabled = !subject.ids;
+  person.value = cast.active;
   $("who").src = subject.url ?? "playground/icon.svg";
   moved();
   boxes.show();
@@ -185,11 +194,28 @@ function boxed(which) {
   newSeries();
 }
 
+function personal() {
+  Object.assign(cast.active, person.value);
+  newSeries();
+}
+
+function remodelled() {
+  person.drawn = modelled().people;
+  person.value = cast.active;
+  newSeries();
+}
+
+function resized() {
+  easel.resize(size.sides);
+  stage.shape(size.sides);
+  newSeries();
+}
+
 function newSeries() {
-  const others = cast.members.map(({ subject, ...more }, i) => {
-    return i === cast.place ? [subject.sha256, more.schedule, more.box] : [subject.sha256, more];
+  const others = cast.members.map(({ subject, preservation, personalization, ...more }, i) => {
+    return [subject.sha256, more, ...(i === cast.place ? [] : [preservation, personalization])];
   });
-  const now = JSON.stringify([others, cast.place, easel.version, $("cut").checked, fields()]);
+  const now = JSON.stringify([others, cast.place, easel.version, $("cut").checked, fields(size.value)]);
   if (now !== series) pad.clear();
   series = now;
 }
@@ -209,6 +235,7 @@ for (const radio of document.querySelectorAll("[name=way]")) {
     moved();
   });
 }
+$("model").addEventListener("change", remodelled);
 $("boxed").addEventListener("change", () => {
   cast.active.box = $("boxed").checked ? [0.2, 0.1, 0.8, 0.95] : null;
   boxes.show();
@@ -250,10 +277,13 @@ async function useAgain() {
   $("steps").value = receipt.steps;
   $("guidance").value = receipt.guidance_scale;
   $("solver").value = receipt.solver;
-  if (served.models.includes(receipt.model)) $("model").value = receipt.model;
+  if (receipt.model in served.models) $("model").value = receipt.model;
+  if (receipt.size) size.value = receipt.size;
+  resized();
   if (receipt.subjects.length) $("cut").checked = receipt.subjects[0].cut_out;
   const asked = picture.settings ?? { members: receipt.subjects.map(constant), canvas: null }; // of an earlier page
   await easel.restore(asked.canvas);
+  remodelled();
   const known = asked.members.map(({ sha256, ...more }) => [subjects.bySha256(sha256), more]).filter(([it]) => it);
   cast.set(known.length ? known.map(([subject, more]) => member(subject, more)) : [member(subjects.all[0])]);
   if (known.length < asked.members.length) Field.of("subject").wrong("This browser no longer has all subjects of that picture.");
@@ -261,8 +291,8 @@ async function useAgain() {
 }
 
 /** What a receipt says of a subject; a schedule is only known to the page that asked for it. */
-function constant({ sha256, preservation, personalization, box }) {
-  return Array.isArray(preservation) ? { sha256, box } : { sha256, preservation, personalization, box };
+function constant({ preservation, personalization, cut_out, mask, ...more }) {
+  return Array.isArray(preservation) ? more : { ...more, preservation, personalization };
 }
 
 // ---- the page's own events ----
@@ -321,7 +351,6 @@ addEventListener("drop", (event) => {
 
 // ---- at the start ----
 
-$("served").textContent = `${served.size.replace("x", " × ")} px`;
 $("steps").value = served.defaults.num_inference_steps;
 $("guidance").value = served.defaults.guidance_scale;
 $("access").hidden = !served.keys;
@@ -336,6 +365,7 @@ $("key").addEventListener("change", () => {
 for (const picture of await memory.pictures()) {
   remember({ ...picture, url: URL.createObjectURL(picture.blob) });
 }
+remodelled();
 speakOfActive();
 if (!served.keys || api.key.get()) await load();
 document.documentElement.dataset.ready = "true";

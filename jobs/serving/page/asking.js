@@ -6,9 +6,10 @@ const PREVIEWS = 3;
 const number = (id) => ($(id).value.trim() === "" ? null : Number($(id).value));
 
 /** What the fields say beside subjects and canvas. */
-export function fields() {
+export function fields(size) {
   const said = {
     model: $("model").value,
+    size,
     prompt: $("prompt").value,
     num_inference_steps: number("steps"),
     guidance_scale: number("guidance"),
@@ -19,9 +20,10 @@ export function fields() {
 }
 
 /** What a request says of one subject, `id` being its name at the service. A ramp brings the dial's values itself. */
-export function described({ preservation, personalization, schedule, box }, id) {
+export function described({ preservation, personalization, schedule, box, person, expression, pose }, id) {
   const weights = schedule?.type === "linear" ? {} : { preservation, personalization };
-  return { subject_id: id, ...weights, ...(schedule && { schedule }), ...(box && { box }) };
+  const whose = person ? { person, expression, pose } : {};
+  return { subject_id: id, ...weights, ...(schedule && { schedule }), ...(box && { box }), ...whose };
 }
 
 /** The route and the body; `canvas` is null or its two files and the strength. */

@@ -7,21 +7,20 @@ const FINE = 512; // [px] of the view at least, so that the brush is sharp over 
 const ARROWS = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowRight: [1, 0], ArrowLeft: [-1, 0] };
 const TINT = "#d8482e";
 
-const surface = (side) => Object.assign(document.createElement("canvas"), { width: side, height: side });
+const surface = ([width, height]) => Object.assign(document.createElement("canvas"), { width, height });
 const png = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 
 export class Canvas {
-  #image = null; // the picture, square and of the model's size
+  #source = null; // the picture as it was given
+  #image = null; // its middle, of the sides of the pictures
   #mask; // white where it is painted
   #before = []; // masks that were, the newest last
   #at; // [px] where the brush is
 
-  /** `view` is the canvas on the page, `side` [px] that of the model's pictures; `changed` is called after each stroke. */
-  constructor(view, side, changed) {
-    Object.assign(this, { view, side, changed, brush: 0.12, erases: false });
-    view.width = view.height = Math.max(side, FINE);
-    this.#mask = surface(side);
-    this.#at = [side / 2, side / 2];
+  /** `view` is the canvas on the page, `sides` [px] those of the pictures; `changed` is called after each stroke. */
+  constructor(view, sides, changed) {
+    Object.assign(this, { view, changed, brush: 0.12, erases: false });
+    this.#lay(sides);
     view.addEventListener("pointerdown", (event) => this.#stroke(event));
     view.addEventListener("pointermove", (event) => this.#hover(event));
     view.addEventListener("pointerleave", () => this.draw(false));
@@ -38,7 +37,7 @@ export class Canvas {
     return !this.#pixels().data.some((value, i) => i % 4 === 3 && value > 0);
   }
 
-  /** Takes the middle square of a picture. Throws a Refusal for what is none. */
+  /** Takes the middle of a picture, of the shape of those that are drawn. Throws a Refusal for what is none. */
   async open(blob, mask = null) {
     let image, painted;
     try {
@@ -47,30 +46,34 @@ export class Canvas {
     } catch {
       throw new Refusal({ message: "This is no picture that a browser can read.", param: "canvas" });
     }
-    const size = Math.min(image.width, image.height), place = [(image.width - size) / 2, (image.height - size) / 2];
-    this.#image = surface(this.side);
-    const context = this.#image.getContext("2d");
-    context.imageSmoothingQuality = "high";
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, this.side, this.side);
-    context.drawImage(image, ...place, size, size, 0, 0, this.side, this.side);
-    this.#before = [];
+    this.#source = image;
+    this.#cut();
     this.#clear();
     if (painted) this.#restore(painted);
     this.draw(false);
     this.changed();
   }
 
+  /** Pictures have other sides now: it is cut anew, and the mask goes along. */
+  resize(sides) {
+    const mask = this.#mask;
+    this.#lay(sides);
+    if (!this.#source) return;
+    this.#mask.getContext("2d").drawImage(mask, 0, 0, ...sides);
+    this.#cut();
+    this.draw(false);
+  }
+
   close() {
-    this.#image = null;
+    this.#source = this.#image = null;
     this.#clear();
     this.changed();
   }
 
   /** The two files of a request: the picture, and the mask, white where it is painted. */
   async files() {
-    const mask = surface(this.side), context = mask.getContext("2d");
-    context.fillRect(0, 0, this.side, this.side);
+    const mask = surface(this.sides), context = mask.getContext("2d");
+    context.fillRect(0, 0, ...this.sides);
     context.drawImage(this.#mask, 0, 0);
     return { image: await png(this.#image), mask: await png(mask) };
   }
@@ -81,7 +84,7 @@ export class Canvas {
     this.#clear();
     const context = this.#mask.getContext("2d");
     context.fillStyle = "#fff";
-    if (all) context.fillRect(0, 0, this.side, this.side);
+    if (all) context.fillRect(0, 0, ...this.sides);
     this.#done();
   }
 
@@ -94,12 +97,12 @@ export class Canvas {
   /** The picture with the mask on it, and the brush where it would paint. */
   draw(withBrush = true) {
     if (!this.#image) return;
-    const scale = this.view.width / this.side;
-    const context = this.view.getContext("2d"), tinted = surface(this.side), tint = tinted.getContext("2d");
+    const scale = this.view.width / this.sides[0];
+    const context = this.view.getContext("2d"), tinted = surface(this.sides), tint = tinted.getContext("2d");
     tint.drawImage(this.#mask, 0, 0);
     tint.globalCompositeOperation = "source-in";
     tint.fillStyle = TINT;
-    tint.fillRect(0, 0, this.side, this.side);
+    tint.fillRect(0, 0, ...this.sides);
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.imageSmoothingEnabled = false; // a picture of few pixels shows them, as on the stage
     context.drawImage(this.#image, 0, 0);
@@ -110,21 +113,42 @@ export class Canvas {
   }
 
   get #radius() {
-    return (this.brush * this.side) / 2;
+    return (this.brush * Math.min(...this.sides)) / 2;
+  }
+
+  /** An empty mask of these sides. */
+  #lay(sides) {
+    const scale = Math.max(1, Math.ceil(FINE / Math.max(...sides)));
+    Object.assign(this.view, { width: sides[0] * scale, height: sides[1] * scale });
+    this.sides = sides;
+    this.#mask = surface(sides);
+    this.#at = sides.map((side) => side / 2);
+  }
+
+  #cut() {
+    const { width, height } = this.#source, [right, bottom] = this.sides;
+    const scale = Math.min(width / right, height / bottom), part = this.sides.map((side) => side * scale);
+    this.#image = surface(this.sides);
+    const context = this.#image.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, right, bottom);
+    context.drawImage(this.#source, (width - part[0]) / 2, (height - part[1]) / 2, ...part, 0, 0, right, bottom);
+    this.#before = [];
   }
 
   #pixels() {
-    return this.#mask.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, this.side, this.side);
+    return this.#mask.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, ...this.sides);
   }
 
   #clear() {
-    this.#mask.getContext("2d", { willReadFrequently: true }).clearRect(0, 0, this.side, this.side);
+    this.#mask.getContext("2d", { willReadFrequently: true }).clearRect(0, 0, ...this.sides);
   }
 
   /** A mask as `files` gives it, black and white, becomes white and transparent again. */
   #restore(bitmap) {
     const context = this.#mask.getContext("2d");
-    context.drawImage(bitmap, 0, 0, this.side, this.side);
+    context.drawImage(bitmap, 0, 0, ...this.sides);
     const pixels = this.#pixels();
     for (let i = 0; i < pixels.data.length; i += 4) {
       pixels.data[i + 3] = pixels.data[i];
@@ -144,7 +168,8 @@ export class Canvas {
 
   #point({ clientX, clientY }) {
     const box = this.view.getBoundingClientRect();
-    return [((clientX - box.left) / box.width) * this.side, ((clientY - box.top) / box.height) * this.side];
+    const [width, height] = this.sides;
+    return [((clientX - box.left) / box.width) * width, ((clientY - box.top) / box.height) * height];
   }
 
   #line(from, to) {
@@ -192,7 +217,7 @@ export class Canvas {
     event.preventDefault();
     if (undoes) return this.undo();
     const from = this.#at, step = this.#radius / 2;
-    if (arrow) this.#at = from.map((value, axis) => Math.min(this.side, Math.max(0, value + arrow[axis] * step)));
+    if (arrow) this.#at = from.map((value, axis) => Math.min(this.sides[axis], Math.max(0, value + arrow[axis] * step)));
     if (!arrow || event.shiftKey) {
       this.#remember();
       this.#line(from, this.#at);

@@ -1,11 +1,11 @@
-// Who comes into the picture: up to five subjects, each with weights, a schedule and a box of its own. One is active: the
-// tiles, the pad and the schedule speak of it.
+// Who comes into the picture: up to five subjects, each with weights, a schedule and a box of its own, or a person's
+// expression and pose. One is active: the tiles, the pad and the schedule speak of it.
 
 export const MOST = 5;
 
 /** How a subject begins. */
 export const member = (subject, more = {}) => ({
-  subject, preservation: 0.5, personalization: 0.5, schedule: null, box: null, ...more,
+  subject, preservation: 0.5, personalization: 0.5, schedule: null, box: null, person: false, expression: "", pose: "", ...more,
 });
 
 export class Cast {

@@ -6,16 +6,16 @@ import { Field, plain } from "./fields.js";
 const $ = (id) => document.getElementById(id);
 
 export class Easel {
-  /** `side` [px] of the model's pictures; `picture` gives what is shown now; `changed` is called when the canvas changes. */
-  constructor(side, served, picture, changed) {
-    Object.assign(this, { served, changed });
-    this.canvas = new Canvas($("paint"), side, () => this.#changed());
+  /** `stage` shows the pictures, which have these sides [px]; `changed` is called when the canvas changes. */
+  constructor(stage, sides, served, changed) {
+    Object.assign(this, { stage, served, changed });
+    this.canvas = new Canvas($("paint"), sides, () => this.#changed());
     this.version = 0; // counts changes of the canvas
     $("canvas-file").addEventListener("change", () => {
       this.take($("canvas-file").files[0]);
       $("canvas-file").value = "";
     });
-    $("canvas-shown").addEventListener("click", () => this.take(picture().blob));
+    $("canvas-shown").addEventListener("click", () => this.take(stage.picture.blob));
     $("canvas-away").addEventListener("click", () => this.canvas.close());
     $("canvas-all").addEventListener("click", () => this.canvas.fill(true));
     $("canvas-none").addEventListener("click", () => this.canvas.fill(false));
@@ -51,9 +51,16 @@ export class Easel {
   /** The mask to be painted, or the picture that was drawn. */
   show(mask) {
     const painting = mask && this.isOpen;
+    if (painting) this.stage.shape(this.canvas.sides);
     $("stage").classList.toggle("painting", painting);
     $("paint").hidden = !painting;
     document.querySelector(`[name=shown][value=${painting ? "mask" : "picture"}]`).checked = true;
+  }
+
+  /** Another size of the pictures: the canvas is cut anew. */
+  resize(sides) {
+    this.canvas.resize(sides);
+    if (!$("paint").hidden) this.stage.shape(sides);
   }
 
   /** The files of a request and the strength; null without a canvas. */

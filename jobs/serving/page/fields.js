@@ -7,6 +7,7 @@ const FIELDS = { // of a request -> [the line that speaks of it, the inputs that
   model: ["negative", "model"],
   seed: ["numbers", "seed"],
   num_inference_steps: ["numbers", "steps"],
+  size: ["numbers", "width"],
   guidance_scale: ["numbers", "guidance"],
   gate: ["gate"],
   preservation: ["gate", "preservation"],
@@ -16,6 +17,9 @@ const FIELDS = { // of a request -> [the line that speaks of it, the inputs that
   subject_id: ["subject"],
   subjects: ["subject"],
   box: ["subject", "boxed"],
+  person: ["subject", "is-person"],
+  expression: ["subject", "expression"],
+  pose: ["subject", "pose"],
   schedule: ["gate", "schedule"],
   first: ["gate", "first"],
   last: ["gate", "last"],
@@ -75,6 +79,7 @@ export function plain(error, served) {
   if (error.code === "too_many_pixels") return `The picture is too large: ${served.limits.image_megapixels} megapixels at most.`;
   if (error.status === 413) return `The file is too large: ${served.limits.body_mb} MB at most.`;
   const name = fieldOf(error.param);
+  if (/WIDTHxHEIGHT/.test(error.message)) return "Width and height should be whole numbers of pixels.";
   let text = error.message;
   if (error.param) text = text.replace(/^[^:]*: /, "").replace(/^(input|value) should/, "should");
   if (/valid (integer|number)|got nan/i.test(text) && LABELS[name]) text = "should be a number";

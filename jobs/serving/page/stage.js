@@ -1,5 +1,8 @@
 // The large picture, and the receipt beside it.
 
+import { inWords } from "./person.js";
+import { named } from "./size.js";
+
 const $ = (id) => document.getElementById(id);
 const SMALL = 200; // [px] up to which a picture is shown with its own pixels, instead of a blur
 
@@ -19,13 +22,18 @@ export class Stage {
   picture = null;
   #coming = null; // URL of the preview that is shown
 
+  /** What is drawn next has these sides; boxes and masks lie on a sheet of that shape. */
+  shape([width, height]) {
+    $("sheet").style.setProperty("--shape", width / height);
+  }
+
   /** Something is being drawn; until its first preview, the subject stands there. */
   begin(subject) {
     $("stage").classList.remove("empty");
     $("stage").classList.add("drawing");
     $("progress").hidden = false;
     $("progress").style.setProperty("--done", "4%");
-    if (!this.picture && subject) this.#put(subject, "The subject");
+    if (!this.picture && subject) this.#put(subject, "The subject", false);
   }
 
   preview(blob, part) {
@@ -62,9 +70,12 @@ export class Stage {
     $("receipt").replaceChildren(...facts(picture.receipt));
   }
 
-  #put(url, words) {
+  #put(url, words, shapes = true) {
     const image = $("picture");
-    image.onload = () => $("stage").classList.toggle("small", image.naturalWidth <= SMALL);
+    image.onload = () => {
+      $("stage").classList.toggle("small", image.naturalWidth <= SMALL);
+      if (shapes) this.shape([image.naturalWidth, image.naturalHeight]);
+    };
     image.src = url;
     image.alt = words;
     image.hidden = false;
@@ -77,15 +88,16 @@ function alone(subject) {
   if (!subject) return { Subject: "nobody" };
   return {
     Subject: subject.sha256.slice(0, 12) + (subject.box ? sides(subject.box) : ""),
+    Person: inWords(subject),
     Preservation: weight(subject.preservation),
     Personalization: weight(subject.personalization),
   };
 }
 
 function several(subjects) {
-  return Object.fromEntries(subjects.map(({ sha256, preservation, personalization, box }, place) => {
-    const weights = `${weight(preservation)} / ${weight(personalization)}`;
-    return [`Subject ${place + 1}`, `${sha256.slice(0, 12)}, ${weights}${box ? sides(box) : ""}`];
+  return Object.fromEntries(subjects.map(({ sha256, preservation, personalization, box, ...person }, place) => {
+    const weights = `${weight(preservation)} / ${weight(personalization)}`, face = inWords(person);
+    return [`Subject ${place + 1}`, `${sha256.slice(0, 12)}, ${weights}${box ? sides(box) : ""}${face && `, person: ${face}`}`];
   }));
 }
 
@@ -95,6 +107,7 @@ function facts(receipt) {
     Avoid: receipt.negative_prompt,
     ...(receipt.subjects.length > 1 ? several(receipt.subjects) : alone(receipt.subjects[0])),
     Canvas: receipt.canvas && `${receipt.canvas.sha256.slice(0, 12)}, strength ${receipt.canvas.strength.toFixed(2)}`,
+    Size: receipt.size && `${named(receipt.size)} px`,
     Seed: String(receipt.seed),
     Steps: `${receipt.steps}, ${receipt.solver}`,
     Guidance: String(receipt.guidance_scale),
