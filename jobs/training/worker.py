@@ -131,12 +131,14 @@ def begin_with(state: TrainState, start: str) -> None:
 
     Step, optimiser and average are new.
     """
-    second = isinstance(state.model, DynamicID) and state.model.reconfigurator is not None
-    if is_ip_adapter(start):
-        begin_with_ip_adapter(state.model, read_ip_adapter(start))
+    model = state.model
+    if isinstance(model, DynamicID):
+        load_tensors(model.stored() if model.reconfigurator is None else model.anchored(), start)
+    elif is_ip_adapter(start):
+        begin_with_ip_adapter(model, read_ip_adapter(start))
     else:
-        load_tensors(state.model.anchored() if second else state.model.stored(), start)
-    for name, parameter in state.model.trainable().items():
+        load_tensors(model.stored(), start)
+    for name, parameter in model.trainable().items():
         if state.average:
             state.average[name].copy_(parameter.detach())
 

@@ -1,6 +1,9 @@
 """IP-Adapter files: diffusers draws our picture from one, other tools' layouts hold, and one is a beginning."""
 
 import dataclasses
+import importlib.util
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +123,32 @@ def test_at_full_size_the_baseline_has_the_published_number_of_parameters():
     assert sum(counts.values()) == pytest.approx(49.1, abs=0.05)
     assert counts["ip_adapter"] == pytest.approx(19.17, abs=0.01)
     assert obstacles(plus) == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [
+        ("FLEXIP_INVOKEAI", "invokeai/backend/ip_adapter/resampler.py"),
+        ("FLEXIP_COMFYUI_IPADAPTER", "image_proj_models.py"),
+    ],
+)
+def test_another_tool_s_own_projection_makes_our_tokens_of_the_file(model, variable, file):
+    """$FLEXIP_INVOKEAI and $FLEXIP_COMFYUI_IPADAPTER are checkouts of InvokeAI and ComfyUI_IPAdapter_plus."""
+    if not (checkout := os.environ.get(variable)):
+        pytest.skip(f"{variable} is not set to a checkout")
+    spec = importlib.util.spec_from_file_location("theirs", Path(checkout) / file)
+    assert spec
+    assert spec.loader
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config, tensors = model.config, to_ip_adapter(model)["image_proj"]
+    sizes = {"depth": 4, "dim_head": 64, "heads": config.heads, "num_queries": config.queries, "ff_mult": 4}
+    width = {"dim": config.context_width, "embedding_dim": config.dino_width, "output_dim": config.context_width}
+    theirs = module.Resampler(**sizes, **width).eval()
+    theirs.load_state_dict(tensors)
+    patches = torch.randn(2, 9, config.dino_width)
+    torch.testing.assert_close(theirs(patches), model.adapters.preservation.detail(patches), atol=1e-5, rtol=1e-5)
 
 
 def test_the_file_says_what_it_is_to_be_fed_and_has_the_two_parts_alone(model, tmp_path):
