@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import nn
 
 from evaluation.metrics import assigned_similarity
 from evaluation.pocket import read_values
@@ -81,20 +83,16 @@ def pocket_faces() -> FaceReader:
 
     A picture of the pocket world has its creature in the middle; there is a face where the oracle sees a creature.
     """
-    import torch
-
     from flexip.pocket.face_nets import load_face_net
     from flexip.pocket.pretrain_oracle import load_oracle
 
     weights = pocket.weights_path()
     identity, oracle = load_face_net(weights, "identity"), load_oracle(weights, "residual")
 
-    @torch.inference_mode()
     def read(images: Sequence[Rgb]) -> list[Faces]:
         whole = [resize(image, (64, 64)) for image in images]
         values = read_values(oracle, whole)
-        crops = np.stack([resize(image[6:62, 4:60], (64, 64)) for image in whole])
-        embeddings = identity(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
+        embeddings = embed_creatures(identity, whole)
         names = list(POSES)
         return [
             Faces(embeddings[i : i + 1], (EXPRESSIONS[values["expression"][i]],), (names[values["pose"][i]],))
@@ -105,6 +103,13 @@ def pocket_faces() -> FaceReader:
 
     both = [*identity.state_dict().items(), *((f"oracle.{k}", v) for k, v in oracle.state_dict().items())]
     return FaceReader("pocket face nets", fingerprint(both, "64 px, crop 4..60 x 6..62"), read)
+
+
+@torch.inference_mode()
+def embed_creatures(identity: nn.Module, images: Sequence[Rgb]) -> Float[np.ndarray, "images width"]:
+    """Unit vectors by the pocket identity net, of pictures of 64 px with a creature in the middle."""
+    crops = np.stack([resize(image[6:62, 4:60], (64, 64)) for image in images])
+    return identity(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
 
 
 def _share(read: Sequence[str], chosen: np.ndarray, asked: Sequence[str | None]) -> float:

@@ -69,12 +69,12 @@ def comparison_table(contenders: Sequence[Contender], corner: tuple[float, float
             interval(area_ratio(ours, sweep)) if number else "1",
             *(_ends(np.nanmean(one.cosines[kind], axis=(0, 1, 2, 3))) for kind in ("dino", "clip", "text")),
         ]
-        lines.append(_row(cells))
+        lines.append(table_row(cells))
     head = [
         "method", "guidance", "trained", "identity kept", "edit obeyed", "area", "FlexIP's area over it",
         "DINO", "CLIP-I", "CLIP-T",
     ]  # fmt: skip
-    return [_row(head), _rule(head), *lines]
+    return [table_row(head), table_rule(head), *lines]
 
 
 def control_table(controls: Sequence[Control]) -> list[str]:
@@ -83,8 +83,8 @@ def control_table(controls: Sequence[Control]) -> list[str]:
     lines = []
     for one in controls:
         numbers = (one.identity, one.edit, *(one.cosines.get(kind) for kind in ("dino", "clip", "text")))
-        lines.append(_row([one.title, *(_number(number) for number in numbers)]))
-    return [_row(head), _rule(head), *lines]
+        lines.append(table_row([one.title, *(_number(number) for number in numbers)]))
+    return [table_row(head), table_rule(head), *lines]
 
 
 def dial_table(contenders: Sequence[Contender], corner: tuple[float, float]) -> list[str]:
@@ -97,8 +97,8 @@ def dial_table(contenders: Sequence[Contender], corner: tuple[float, float]) -> 
     for one in contenders:
         sweep = one.sweep(corner)
         quality = (sweep.tau_identity, sweep.tau_text, sweep.step, *single_steps(one.scores))
-        lines.append(_row([one.title, *(interval(value) for value in quality)]))
-    return [_row(head), _rule(head), *lines]
+        lines.append(table_row([one.title, *(interval(value) for value in quality)]))
+    return [table_row(head), table_rule(head), *lines]
 
 
 def ablation_table(whole: Contender, ablations: Sequence[Contender], corner: tuple[float, float]) -> list[str]:
@@ -116,8 +116,8 @@ def ablation_table(whole: Contender, ablations: Sequence[Contender], corner: tup
             interval(obeyed, 0),
             interval(sweep.tau_identity),
         ]
-        lines.append(_row(cells))
-    return [_row(head), _rule(head), *lines]
+        lines.append(table_row(cells))
+    return [table_row(head), table_rule(head), *lines]
 
 
 def verdicts(contenders: Sequence[Contender], corner: tuple[float, float]) -> list[str]:
@@ -125,22 +125,22 @@ def verdicts(contenders: Sequence[Contender], corner: tuple[float, float]) -> li
     ours, by_name = contenders[0].sweep(corner), {one.name: one.sweep(corner) for one in contenders}
     plus, matched = (area_ratio(ours, by_name[name]) for name in ("ip-adapter-plus", "plus-dino-by-dataset"))
     return [
-        _verdict(
+        verdict(
             f"Kendall's tau of gamma at least {HOPED_TAU} against identity and at most -{HOPED_TAU} against the edit",
             bool(ours.tau_identity.mean >= HOPED_TAU and ours.tau_text.mean <= -HOPED_TAU),
             f"{interval(ours.tau_identity)} and {interval(ours.tau_text)}",
         ),
-        _verdict(
+        verdict(
             f"largest step of the mean identity at most {HOPED_STEP} of its range",
             bool(ours.step.mean <= HOPED_STEP),
             interval(ours.step),
         ),
-        _verdict(
+        verdict(
             f"area at least {HOPED_RATIO} times that of (b), by an interval above 1",
             bool(plus.mean >= HOPED_RATIO and plus.low > 1),
             interval(plus),
         ),
-        _verdict(
+        verdict(
             "area above that of (d), by an interval above 1: only this would say that decoupling helps",
             bool(matched.low > 1),
             interval(matched),
@@ -154,7 +154,8 @@ def interval(value: Interval, place: int | tuple[()] = ()) -> str:
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _verdict(hoped: str, reached: bool, found: str) -> str:
+def verdict(hoped: str, reached: bool, found: str) -> str:
+    """A line: what was hoped for, whether it came, and what was found."""
     return f"* {hoped}: **{'reached' if reached else 'not reached'}**, {found}"
 
 
@@ -166,9 +167,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None or not np.isfinite(value) else f"{value:.3f}"
 
 
-def _row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """Of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 
-def _rule(head: Sequence[str]) -> str:
+def table_rule(head: Sequence[str]) -> str:
+    """What stands below the head of a table."""
     return "|" + "---|" * len(head)

@@ -66,6 +66,17 @@ def caption(picture: "Picture", length: Length = "medium", describe_identity: bo
     return words
 
 
+def roll_call(picture: "Picture", motions: bool = False) -> str:
+    """A prompt for several creatures that tells them apart by their number alone, however many they are.
+
+    As in "a flat drawing of a creature and a creature, in the snow", or with `motions` "... of a happy creature,
+    looking left and a sad creature, looking ahead, in the snow".
+    """
+    each = [f"{_one(placed, 'medium', 'medium', False)}, {_POSES[placed.pose]}" for placed in picture.creatures]
+    words = " and ".join(each if motions else ["a creature"] * len(each))
+    return f"{_STYLES[picture.style]} {words}, {_PLACES[picture.scene]}"
+
+
 def altered(sentence: str, rng: np.random.Generator) -> str:
     """The sentence with one thing that it says changed to another of the same kind; as it is when it says none."""
     found = [
