@@ -12,6 +12,7 @@ The same command again goes on where it ended, whatever ended it. Of a dataset t
 
     python -m jobs.curate verify runs/dataset                      every file against its SHA-256
     python -m jobs.curate features runs/dataset --only dino --models.dino facebook/dinov2-large    one family anew
+    python -m jobs.curate export runs/dataset --to webdataset --output pairs/      or uno, ip-adapter, kohya
 """
 
 import sys
@@ -21,13 +22,15 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from flexip.encoders import EncoderNames
+from flexip.rows import Split
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, ModelsConfig, RayConfig, load
 from jobs.console import UserError, command_line, progress, say
 from pipelines.curate import backfill, curate, curate_faces, dry_run
+from pipelines.exchange import Format, export
 from pipelines.face_shards import FaceSettings
 from pipelines.settings import CurationSettings
-from pipelines.shards import FACES, Manifest, verify
+from pipelines.shards import FACES, Manifest, open_dataset, verify
 
 
 class CurateConfig(JobConfig, CurationSettings):
@@ -134,6 +137,21 @@ def renew_features(dataset: Path, config: FeaturesConfig) -> Manifest:
     return manifest
 
 
+class PairsConfig(JobConfig):
+    """Write the pairs of a finished dataset in the format of another training."""
+
+    to: Format = Field(description="webdataset, uno, ip-adapter or kohya")
+    output: Path = Field(description="folder to write; must not be there yet")
+    split: Split = Field(default="train", description="whose pairs")
+
+
+def export_pairs(dataset: Path, config: PairsConfig) -> int:
+    """Raises DatasetError: no dataset there, no such pairs, or an output that is there already."""
+    count = export(open_dataset(dataset), config.to, config.output, config.split)
+    say("export", f"{config.output}: {count} entries of the {config.split} split, as {config.to}")
+    return count
+
+
 def check(dataset: Path) -> Manifest:
     """Every listed file against its SHA-256. Raises DatasetError naming the first that differs."""
     manifest = verify(dataset)
@@ -150,9 +168,11 @@ def main(argv: list[str] | None = None) -> None:
         check(Path(words[1]))
     elif words[:1] == ["features"] and len(words) >= 2:
         renew_features(Path(words[1]), load(FeaturesConfig, words[2:], "python -m jobs.curate features DATASET"))
+    elif words[:1] == ["export"] and len(words) >= 2:
+        export_pairs(Path(words[1]), load(PairsConfig, words[2:], "python -m jobs.curate export DATASET"))
     elif words[:1] == ["faces"]:
         draw_faces(load(FacesConfig, words[1:], "python -m jobs.curate faces"))
-    elif words[:1] in (["verify"], ["features"]):
+    elif words[:1] in (["verify"], ["features"], ["export"]):
         raise UserError(f"{words[0]}: give the dataset's directory, as in python -m jobs.curate {words[0]} DATASET")
     else:
         config = load(CurateConfig, words, "python -m jobs.curate")

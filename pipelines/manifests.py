@@ -1,7 +1,7 @@
 """Manifests: tables that name files and say what they show and on what terms they may be used.
 
-JSON lines, a JSON list (the layout that IP-Adapter trains from), CSV with a header, Parquet. All but a JSON list are
-read row by row. Columns may be in any order and case, and columns not named in `COLUMNS` are ignored.
+JSON lines, a JSON list (the layouts that IP-Adapter and UNO train from), CSV with a header, Parquet. All but a JSON
+list are read row by row. Columns may be in any order and case, and columns not named in `COLUMNS` are ignored.
 """
 
 import csv
@@ -49,7 +49,7 @@ class Notes:
 
 
 def read(path: str) -> Iterator[Notes | None]:
-    """Every row of a manifest in its order; None for a row that cannot be read.
+    """Every source of a manifest in its order; None for a row that cannot be read.
 
     Raises:
         ManifestError: the file cannot be read, or has no column that names files.
@@ -58,16 +58,30 @@ def read(path: str) -> Iterator[Notes | None]:
     try:
         with storage.open_path(path) as file:
             for row in READERS[storage.suffix(path).lower()](file):
-                known = notes(row) if isinstance(row, dict) else None
-                columns.update(map(str, row or ()) if known and not known.file and len(columns) < 100 else ())
-                columns.update(COLUMNS["file"] if known and known.file else ())
-                yield known
+                for known in _told(row):
+                    columns.update(map(str, row or ()) if known and not known.file and len(columns) < 100 else ())
+                    columns.update(COLUMNS["file"] if known and known.file else ())
+                    yield known
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from error
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise ManifestError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     if columns and not _names_files(columns):
         raise ManifestError(f"{path}: {_no_file(columns)}")
+
+
+def _told(row: Any) -> list[Notes | None]:
+    """What a row says: of one source, or in UNO's layout of a target and its reference, views of one subject.
+
+    A row of UNO's with several references shows several subjects in one target, which are no views of each other.
+    """
+    if not isinstance(row, dict) or "image_tgt_path" not in row:
+        return [notes(row) if isinstance(row, dict) else None]
+    references, target = row.get("image_paths"), row["image_tgt_path"]
+    if not isinstance(references, list) or len(references) != 1:
+        return [None]
+    shared = row | {"group": references[0]}  # which may have more targets
+    return [notes(shared | {"file": target, "caption": row.get("prompt")}), notes(shared | {"file": references[0]})]
 
 
 def notes(row: dict[Any, Any]) -> Notes | None:
