@@ -58,21 +58,21 @@ def body_outline(who: Identity) -> np.ndarray:
     """Outline (64, 2) of a body of half-height about 1 around the origin; y points down."""
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     if who.shape == "square":
-        points = _soft_polygon(angle, 4, 9.0, np.pi / 4 * 0) * 0.88
+        points = _soft_polygon(angle, 4, 14.0, 0.0) * 0.92
     elif who.shape == "triangular":
-        points = _soft_polygon(angle, 3, 7.0, np.pi / 2) * 0.68 + np.array([0.0, 0.22])
+        points = _soft_polygon(angle, 3, 9.0, np.pi / 2) * np.array([0.74, 0.7]) + np.array([0.0, 0.24])
     elif who.shape == "hexagonal":
-        points = _soft_polygon(angle, 6, 40.0, np.pi / 2 * 0) * 0.92
+        points = _soft_polygon(angle, 6, 50.0, np.pi / 2) * np.array([1.12, 0.8])
     elif who.shape == "egg-shaped":
-        points = np.stack([np.cos(angle) * (0.80 + 0.12 * np.sin(angle)), np.sin(angle) * 1.06], axis=1)
+        points = np.stack([np.cos(angle) * (0.66 + 0.14 * np.sin(angle)), np.sin(angle) * 1.1], axis=1)
     elif who.shape == "drop-shaped":
-        x = 1.22 * np.sin(angle) * np.sin(angle / 2) ** 1.5
-        points = np.stack([x, -np.cos(angle) * 1.12], axis=1) + np.array([0.0, -0.08])
+        x = 1.34 * np.sin(angle) * np.sin(angle / 2) ** 2.2
+        points = np.stack([x, -np.cos(angle) * 1.14], axis=1) + np.array([0.0, -0.1])
     elif who.shape == "star-shaped":
-        swell = 0.96 + 0.2 * np.cos(5 * (angle + np.pi / 2))
+        swell = 0.96 + 0.27 * np.cos(5 * (angle + np.pi / 2))
         points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * swell[:, None]
     elif who.shape == "fluffy":
-        swell = 0.88 + 0.17 * np.abs(np.sin(4 * angle))
+        swell = 0.8 + 0.3 * np.abs(np.sin(3.5 * (angle + np.pi / 2)))
         points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * swell[:, None]
     else:
         points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 0.97
@@ -84,7 +84,7 @@ def draw_top(canvas: Canvas, silhouette: Canvas, look: Look, body: np.ndarray, c
     who, radius = look.identity, look.radius
     size = who.top_size * radius
     if who.top == "a crest":
-        for offset, height in ((-0.32, 0.42), (0.0, 0.58), (0.32, 0.42)):
+        for offset, height in ((-0.46, 0.54), (0.0, 0.62), (0.46, 0.54)):  # a hat hides the middle one
             base = _on_top(body, look, offset + 0.1 * look.yaw)
             spike = _turned([(-0.22, 0.25), (0.0, -height), (0.22, 0.25)], offset * 0.7, size, base)
             _both(canvas, silhouette, spike, colours["second"], colours["second dark"], radius)
@@ -125,6 +125,7 @@ _TOPS: dict[str, tuple[list[Point], list[Point]]] = {  # outer and inner outline
     "horns": ([(-0.24, 0.2), (-0.2, -0.2), (0.22, -0.68), (0.14, -0.14), (0.24, 0.2)], []),
     "antennae": ([(-0.06, 0.2), (-0.05, -0.72), (0.05, -0.72), (0.06, 0.2)], []),
 }
+_PITCHES = {"striped": 0.52, "spotted": 0.46, "checkered": 0.7}  # distance of a pattern's parts [body radii]
 _TILTS = {"round ears": 0.25, "pointed ears": 0.25, "long ears": 0.14, "horns": 0.3, "antennae": 0.3}  # [rad] outwards
 
 
@@ -183,7 +184,8 @@ def _draw_feet(canvas: Canvas, silhouette: Canvas, look: Look, colour: tuple) ->
 def _draw_pattern(paint: Canvas, look: Look, colours: dict) -> None:
     """The pattern over the whole body, and the face plate that keeps the face legible upon it."""
     who, radius, (x, y) = look.identity, look.radius, look.centre
-    pitch, colour = 0.52 * who.pattern_scale * radius, colours["second"]
+    pitch = _PITCHES.get(who.pattern, 0.0) * who.pattern_scale * radius
+    colour = colours["second"]
     reach = np.arange(-4, 5)
     drift = 0.25 * look.yaw * radius  # the pattern turns with the creature
     if who.pattern == "striped":
@@ -210,6 +212,6 @@ def _draw_pattern(paint: Canvas, look: Look, colours: dict) -> None:
                     square: list[Point] = [(-half, -half), (half, -half), (half, half), (-half, half)]
                     paint.polygon(_turned(square, who.pattern_angle, radius, at), colour)
     elif who.pattern == "two-tone":
-        paint.rectangle(x - 2 * radius, y + 0.42 * radius, x + 2 * radius, y + 2 * radius, colour)
+        paint.rectangle(x - 2 * radius, y + 0.3 * radius, x + 2 * radius, y + 2 * radius, colour)
     middle, squeeze = face_project(who, look.yaw, look.centre, radius, 0.0, 0.02)
     paint.ellipse(middle, (0.72 * radius * max(squeeze, 0.55), 0.56 * radius), colours["face"])

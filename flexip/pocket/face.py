@@ -15,6 +15,7 @@ LANDMARKS = (  # left as the viewer sees it; a creature with one eye has its poi
 
 _INK = (38, 34, 52)
 _WHITE = (255, 255, 255)
+_CREAM = (255, 240, 200)
 _MOUTH = (122, 32, 52)
 _TONGUE = (244, 120, 138)
 _TEAR = (96, 190, 250)
@@ -60,16 +61,17 @@ def draw_face(
     if who.mark == "rosy cheeks":
         for side in (-1, 1):
             at, squeeze = project(42.0 * side, 0.2)
-            paint.ellipse(at, (0.15 * radius * max(squeeze, 0.0), 0.11 * radius), (250, 128, 140))
-    elif who.mark == "a forehead spot":
-        at, squeeze = project(0.0, -0.62)
-        paint.ellipse(at, (0.15 * radius * max(squeeze, 0.1), 0.15 * radius), colours["second dark"])
+            paint.ellipse(at, (0.19 * radius * max(squeeze, 0.0), 0.14 * radius), (250, 128, 140))
     spread = 25.0 * who.eye_distance
     sides = (0,) if who.eyes == "one eye" else (-1, 1)
     eyes = [project(spread * side, -0.16) for side in sides]
     for side, (at, squeeze) in zip(sides, eyes, strict=True):
         if squeeze > 0.12:
             _draw_eye(paint, who, expression, yaw, at, squeeze, radius, side, colours)
+    if who.mark == "a forehead spot":
+        at, squeeze = project(0.0, -0.66)
+        for size, ink in ((0.23, colours["dark"]), (0.17, _CREAM)):
+            paint.ellipse(at, (size * radius * max(squeeze, 0.1), size * radius), ink)
     mouth, squeeze = project(0.0, 0.3)
     half = 0.36 * radius * max(squeeze, 0.45)
     _draw_mouth(paint, expression, mouth, half, radius)
@@ -89,7 +91,7 @@ def _eye_landmarks(
 
 
 def _eye_radii(who: Identity, expression: str, squeeze: float, radius: float) -> tuple[float, float]:
-    tall, size = {"tall eyes": (1.32, 0.92), "one eye": (1.05, 1.45)}.get(who.eyes, (1.0, 1.0))
+    tall, size = {"tall eyes": (1.5, 0.86), "one eye": (1.05, 1.45)}.get(who.eyes, (1.0, 1.0))
     wide = _WIDE.get(expression, 1.0)
     common = size * wide * who.eye_size * radius
     return 0.24 * common * max(squeeze, 0.45), 0.25 * tall * common

@@ -1,6 +1,6 @@
 """Stage 2: open_clip's two towers by contrast of pictures and captions.
 
-Its text tower is the pipeline's text encoder too, as in Stable Diffusion.
+Its text tower is what the pipeline's text encoder begins from; the UNet's stage takes that further.
 """
 
 from typing import Any

@@ -63,12 +63,15 @@ def attribute_loss(oracle: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def spoil(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Zoom, shift, blur, noise and a change of exposure, each batch its own blur: what a VAE or a sampler does."""
+    """Blur, noise and a change of exposure, each batch its own blur, as a VAE or a sampler does; half zoomed and shifted.
+
+    The other half keeps its grid of pixels, by which "pixel" is told from "flat".
+    """
     count = len(images)
-    zoom = torch.from_numpy(rng.uniform(0.85, 1.15, count)).float()
+    moved = rng.random(count) < 0.5
     theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = zoom
-    theta[:, :, 2] = torch.from_numpy(rng.uniform(-0.12, 0.12, (count, 2))).float()
+    theta[:, 0, 0] = theta[:, 1, 1] = torch.from_numpy(np.where(moved, rng.uniform(0.85, 1.15, count), 1.0)).float()
+    theta[:, :, 2] = torch.from_numpy(moved[:, None] * rng.uniform(-0.12, 0.12, (count, 2))).float()
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     images = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     if rng.random() < 0.5:

@@ -1,4 +1,8 @@
-"""Stage 6: the text-to-image UNet on cached latents; text encoder, autoencoder and DINO frozen."""
+"""Stage 6: the text-to-image UNet on cached latents, and the text encoder with it; autoencoder and DINO frozen.
+
+The text encoder begins as OpenCLIP's text tower and goes on learning from the UNet's loss, as in latent diffusion
+(Rombach et al. 2022, section 3.3). Contrast alone leaves it nearly blind for what batches are never told apart by.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,8 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
     pipe = StableDiffusionPipeline.from_pretrained(shop.weights, dtype=torch.float32).to(shop.device)
     unet = on_device(pipe.unet.train() if budget.warm else build_unet(), shop.device)
     alphas = build_scheduler().alphas_cumprod.to(shop.device)
-    average = Average(unet)
+    text = on_device(pipe.text_encoder.train(), shop.device)
+    average, text_average = Average(unet), Average(text)
     alignment = on_device(Alignment(unet), shop.device)
     shop.quicken(unet)
     latents = cached_moments(shop.directory, pipe.vae, renders)
@@ -41,8 +46,7 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
         captions = [
             "" if drop else words for drop, words in zip(rng.random(len(rows)) < _TEXT_DROPOUT, captions, strict=True)
         ]
-        with torch.no_grad():
-            states = text_states(pipe.text_encoder, pipe.tokenizer, captions)
+        states = text_states(text, pipe.tokenizer, captions)
         noises = torch.from_numpy(rng.standard_normal((2, len(rows), 4, *latents.shape[2:]), np.float32)).to(
             shop.device
         )
@@ -53,11 +57,19 @@ def train_unet(shop: Workshop, budget: Budget, renders: Renders) -> dict[str, fl
         denoising = noise_loss(unet, alphas, z, noises[1], t, states)
         return denoising + _ALIGNMENT_WEIGHT * alignment(torch.from_numpy(patches[rows]).to(shop.device))
 
+    def update(step: int) -> None:
+        average.update(step)
+        text_average.update(step)
+
     def export() -> None:
         save_part(shop.weights, "unet", halved(average.shadow))
+        save_part(shop.weights, "text_encoder", halved(text_average.shadow))
 
-    modules = {"unet": unet, "average": average.shadow, "alignment": alignment}
-    steps = train("unet", shop, budget, modules, loss_of, average.update, export)
+    modules = {
+        "unet": unet, "text": text, "average": average.shadow, "text average": text_average.shadow,
+        "alignment": alignment,
+    }  # fmt: skip
+    steps = train("unet", shop, budget, modules, loss_of, update, export)
     export()
     return {"steps": float(steps)}
 
@@ -104,7 +116,7 @@ def cached_moments(directory: Path, vae: AutoencoderKL, renders: Renders) -> np.
             x = to_tensor(renders.images[first : first + 64]).to(vae.device)
             moments = vae.encode(x).latent_dist.parameters  # pyright: ignore[reportAttributeAccessIssue]
             parts.append(moments.half().cpu().numpy())
-        np.save(path, np.concatenate(parts))
+        _save_whole(path, np.concatenate(parts))
     return np.load(path, mmap_mode="r")
 
 
@@ -118,5 +130,12 @@ def cached_patches(shop: Workshop, renders: Renders) -> np.ndarray:
         for first in trange(0, len(renders), 64, desc="encoding", mininterval=5.0):
             x = to_tensor(renders.images[first : first + 64]).to(shop.device)
             parts.append(dino(x).last_hidden_state[:, 1:].half().cpu().numpy())
-        np.save(path, np.concatenate(parts))
+        _save_whole(path, np.concatenate(parts))
     return np.load(path, mmap_mode="r")
+
+
+def _save_whole(path: Path, array: np.ndarray) -> None:
+    """A stage that is stopped here leaves no half of a file behind for the next one to trust."""
+    fresh = path.with_suffix(".fresh.npy")
+    np.save(fresh, array)
+    fresh.replace(path)

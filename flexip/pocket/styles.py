@@ -22,9 +22,9 @@ def _sketch(image: np.ndarray) -> np.ndarray:
     width = 3 if min(image.shape[:2]) < 300 else 5
     kernel = np.ones((width, width), np.uint8)
     edges = cv2.morphologyEx(image, cv2.MORPH_GRADIENT, kernel).max(axis=2)
-    line = np.clip(edges.astype(np.float32) * (1 / 110.0) - 0.25, 0.0, 1.0)[..., None]
+    line = np.clip(edges.astype(np.float32) * (1 / 130.0) - 0.3, 0.0, 1.0)[..., None]
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    pale = np.array([251, 247, 236], np.float32) * 0.54 + 0.46 * (1.25 * image - 0.25 * gray)
+    pale = np.array([251, 247, 236], np.float32) * 0.42 + 0.58 * (1.25 * image - 0.25 * gray)
     return np.clip(pale * (1 - line) + np.array([62, 58, 74], np.float32) * line, 0, 255).astype(np.uint8)
 
 

@@ -123,11 +123,11 @@ def place(
 ) -> Picture:
     """A picture of the given creatures; what is not asked for is drawn from rng."""
     count = len(identities)
-    largest = {1: 0.6, 2: 0.44, 3: 0.36, 4: 0.31}.get(count, 0.27)
+    largest = {1: 0.66, 2: 0.46, 3: 0.36, 4: 0.31}.get(count, 0.27)
     slots = (np.arange(count) + 0.5) / max(count, 1) + rng.uniform(-0.05, 0.05, count)
     placed = []
     for slot, who in zip(rng.permutation(slots), identities, strict=True):
-        size = float(rng.uniform(0.82, 1.0)) * largest
+        size = float(rng.uniform(0.85, 1.0)) * largest
         middle = float(rng.uniform(0.4, 0.6)) if count == 1 else float(slot)
         yaw = POSES[pose] if pose else float(rng.choice(list(POSES.values()), p=(0.12, 0.2, 0.36, 0.2, 0.12)))
         low = float(rng.uniform(0.86, 0.93))
