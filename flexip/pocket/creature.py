@@ -60,13 +60,13 @@ def body_outline(who: Identity) -> np.ndarray:
     if who.shape == "square":
         points = _soft_polygon(angle, 4, 14.0, 0.0) * 0.92
     elif who.shape == "triangular":
-        points = _soft_polygon(angle, 3, 9.0, np.pi / 2) * np.array([0.74, 0.7]) + np.array([0.0, 0.24])
+        points = _soft_polygon(angle, 3, 9.0, np.pi / 2) * np.array([0.82, 0.74]) + np.array([0.0, 0.22])
     elif who.shape == "hexagonal":
         points = _soft_polygon(angle, 6, 50.0, np.pi / 2) * np.array([1.12, 0.8])
     elif who.shape == "egg-shaped":
         points = np.stack([np.cos(angle) * (0.66 + 0.14 * np.sin(angle)), np.sin(angle) * 1.1], axis=1)
     elif who.shape == "drop-shaped":
-        x = 1.34 * np.sin(angle) * np.sin(angle / 2) ** 2.2
+        x = 1.46 * np.sin(angle) * np.sin(angle / 2) ** 2.0
         points = np.stack([x, -np.cos(angle) * 1.14], axis=1) + np.array([0.0, -0.1])
     elif who.shape == "star-shaped":
         swell = 0.96 + 0.27 * np.cos(5 * (angle + np.pi / 2))
@@ -214,4 +214,4 @@ def _draw_pattern(paint: Canvas, look: Look, colours: dict) -> None:
     elif who.pattern == "two-tone":
         paint.rectangle(x - 2 * radius, y + 0.3 * radius, x + 2 * radius, y + 2 * radius, colour)
     middle, squeeze = face_project(who, look.yaw, look.centre, radius, 0.0, 0.02)
-    paint.ellipse(middle, (0.72 * radius * max(squeeze, 0.55), 0.56 * radius), colours["face"])
+    paint.ellipse(middle, (0.62 * radius * max(squeeze, 0.55), 0.5 * radius), colours["face"])
