@@ -88,8 +88,10 @@ def split_logits(logits: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def read(oracle: nn.Module, images: Tensor) -> Reading:
-    """Reads pictures (B, 3, 64, 64) in -1..1."""
-    return Reading({name: logits.softmax(dim=1) for name, logits in split_logits(oracle(images)).items()})
+    """Reads pictures (B, 3, 64, 64) in -1..1 and their mirror images, where left is right: the mean of both logits."""
+    seen, mirrored = split_logits(oracle(images)), split_logits(oracle(images.flip(-1)))
+    mirrored["pose"] = mirrored["pose"].flip(1)
+    return Reading({name: ((seen[name] + mirrored[name]) / 2).softmax(dim=1) for name in seen})
 
 
 def truth_of(picture: Picture) -> dict[str, int]:

@@ -42,7 +42,7 @@ def train_oracle(
         rng = np.random.default_rng((shop.seed, 10 + ORACLES.index(name), step))
         rows = np.sort(rng.choice(len(pictures.images), size=budget.batch_size, replace=False))
         labels = pictures.labels[rows].astype(np.int64)
-        images = to_tensor(pictures.images[rows])
+        images, labels = mirror(to_tensor(pictures.images[rows]), labels, rng.random(len(rows)) < 0.5)
         smeared = rng.random(len(rows)) < _SMEARED
         images, labels = smear(images, labels, smeared, rng)
         return attribute_loss(oracle, spoil(images, rng).to(shop.device), torch.from_numpy(labels).to(shop.device))
@@ -80,6 +80,16 @@ def spoil(images: Tensor, rng: np.random.Generator) -> Tensor:
     noise = torch.from_numpy(rng.standard_normal(tuple(images.shape), np.float32))
     spread = torch.from_numpy(rng.uniform(0.0, 0.08, (count, 1, 1, 1))).float()
     return images * gain + spread * noise
+
+
+def mirror(images: Tensor, labels: np.ndarray, chosen: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """The chosen pictures as a mirror shows them: who looks left looks right, and all else stays."""
+    images, labels = images.clone(), labels.copy()
+    images[chosen] = images[chosen].flip(-1)
+    pose = list(ATTRIBUTES).index("pose")
+    looking = chosen & (labels[:, pose] >= 0)
+    labels[looking, pose] = len(ATTRIBUTES["pose"]) - 1 - labels[looking, pose]
+    return images, labels
 
 
 def smear(

@@ -8,7 +8,7 @@ import torch
 
 from flexip.pocket.identity import identity
 from flexip.pocket.oracle import ATTRIBUTES, NEEDS_CREATURE, ORACLES, build_oracle, read, truth_of, visible
-from flexip.pocket.pretrain_oracle import smear, spoil
+from flexip.pocket.pretrain_oracle import mirror, smear, spoil
 from flexip.pocket.world import Picture, Placement, random_picture
 
 
@@ -79,3 +79,26 @@ def test_smeared_pictures_keep_their_colours_and_lose_every_label_but_one() -> N
     assert (changed[0] == labels[0]).all()
     assert changed[1].tolist() == [0] + [-1] * (len(ATTRIBUTES) - 1)
     torch.testing.assert_close(spoilt[1].mean(dim=(1, 2)), images[1].mean(dim=(1, 2)), atol=0.05, rtol=0.0)
+
+
+def test_a_mirrored_picture_looks_the_other_way_and_is_the_same_in_all_else() -> None:
+    truth = truth_of(picture(yaw=-0.5))
+    empty = truth_of(Picture(()))
+    labels = np.array([list(row.values()) for row in (truth, truth, empty)])
+    images = torch.rand(3, 3, 64, 64)
+    mirrored, changed = mirror(images, labels, np.array([False, True, True]))
+    assert torch.equal(mirrored[0], images[0])
+    assert torch.equal(mirrored[1], images[1].flip(2))
+    pose = list(ATTRIBUTES).index("pose")
+    assert [ATTRIBUTES["pose"][value] for value in changed[:2, pose]] == ["left", "right"]
+    assert (np.delete(changed, pose, axis=1) == np.delete(labels, pose, axis=1)).all()
+    assert (changed[2] == labels[2]).all()
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_a_picture_and_its_mirror_image_are_read_alike(name) -> None:
+    oracle, images = build_oracle(name).eval(), torch.rand(2, 3, 64, 64) * 2 - 1
+    here, there = read(oracle, images).probabilities, read(oracle, images.flip(-1)).probabilities
+    for attribute in ATTRIBUTES:
+        expected = here[attribute].flip(1) if attribute == "pose" else here[attribute]
+        torch.testing.assert_close(there[attribute], expected)
