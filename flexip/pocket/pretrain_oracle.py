@@ -63,9 +63,9 @@ def attribute_loss(oracle: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def spoil(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur, noise and a change of exposure, each batch its own blur, as a VAE or a sampler does; half zoomed and shifted.
+    """Blur, noise and a change of exposure, each batch its own blur, as a VAE or a sampler does.
 
-    The other half keeps its grid of pixels, by which "pixel" is told from "flat".
+    Half of them are zoomed and shifted; the other half keeps its grid of pixels, by which "pixel" is told from "flat".
     """
     count = len(images)
     moved = rng.random(count) < 0.5
