@@ -91,7 +91,7 @@ def test_clip_finds_the_caption_of_a_picture() -> None:
     with torch.no_grad():
         similarity = model.encode_image(images, normalize=True) @ model.encode_text(tokens, normalize=True).T
     right = float((similarity.argmax(dim=1) == torch.arange(64)).float().mean())
-    assert right > 8 / 64  # chance is 1/64
+    assert right >= 0.9  # chance is 1/64
 
 
 def test_generated_pictures_obey_the_scene(pipe: StableDiffusionPipeline) -> None:
