@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 import flexip
+from evaluation.baselines import ADAPTERS
 from flexip.checkpoint import METHODS, build_model, checkpoint_path, load_adapters, read_config
 from flexip.encoders import load_unet
 from flexip.hub import ONE_BRANCH, push_to_hub, save_pretrained
@@ -59,6 +60,7 @@ class ExportConfig(JobConfig):
 
 def run(config: ExportConfig) -> str:
     """Returns the path or the URL. Raises CheckpointError, DatasetError, UserError: something that cannot be used."""
+    _check_method(config)
     if config.to == "hub":
         with tempfile.TemporaryDirectory() as folder:
             place = push_to_hub(_release(config, Path(folder)), str(config.repository), private=config.private)
@@ -70,6 +72,16 @@ def run(config: ExportConfig) -> str:
         place = str(_release(config, _output(config)) if config.to == "folder" else _save_pyfunc(config))
     say("export", place)
     return place
+
+
+def _check_method(config: ExportConfig) -> None:
+    """Refuses what nobody could load: a baseline but as an IP-Adapter, a DynamicID but as a folder."""
+    method = read_config(config.checkpoint)["architecture"].get("method", "flexip")
+    fitting = {"ip-adapter": [*ADAPTERS], "mlflow": [*METHODS]}.get(config.to, [*METHODS, "dynamicid"])
+    if method not in fitting:
+        raise UserError(
+            f"checkpoint {config.checkpoint}: method {method!r}; --to {config.to} takes {', '.join(fitting)}"
+        )
 
 
 def _release(config: ExportConfig, folder: Path) -> Path:
@@ -98,7 +110,7 @@ def _built(config: ExportConfig) -> Any:
     """The model on its base's UNet, without encoders."""
     directory = checkpoint_path(config.checkpoint)
     stored = read_config(directory)
-    model = build_model(load_unet(stored["encoders"]["base"]), stored, directory)
+    model = build_model(load_unet(stored["encoders"]["base"]), stored, directory, ADAPTERS)
     load_adapters(model, directory)
     return model
 

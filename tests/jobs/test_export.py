@@ -10,6 +10,7 @@ import pytest
 import torch
 from training_data import write_dataset
 
+from evaluation.baselines import ADAPTERS
 from flexip.checkpoint import load_checkpoint, save_checkpoint
 from flexip.encoders import load_pipeline, load_unet
 from flexip.images import decode_image, encode_png
@@ -70,6 +71,19 @@ def test_mlflow_s_model_draws_the_sampler_s_pictures(checkpoint, reference, tmp_
     ]
     for drawn, expected in zip(answer["image"], sample(load_checkpoint(checkpoint), asks), strict=True):
         np.testing.assert_array_equal(decode_image(base64.b64decode(drawn)), expected)
+
+
+def test_a_baseline_becomes_an_ip_adapter_and_nothing_else(pocket_encoders, tmp_path, capsys):
+    """One over CLIP's states, as other tools' own IP-Adapter nodes want it."""
+    unet, sizes = load_unet(), {"queries": 16, "depth": 4, "heads": 12, "dim_head": 64, "method": "ip-adapter-plus"}
+    model = FlexIP(unet, adapter_config(unet, pocket_encoders.shapes, "hidden", **sizes), ADAPTERS["ip-adapter-plus"])
+    where = {"names": pocket_encoders.names, "fingerprints": pocket_encoders.fingerprints}
+    saved = save_checkpoint(tmp_path / "baseline", model, **where)
+    run(ExportConfig(checkpoint=saved, to="ip-adapter", output=tmp_path / "plus.safetensors"))
+    assert "because context_width is" in capsys.readouterr().out  # the pocket model's; of queries and heads, no word
+    for to in ("folder", "mlflow"):
+        with pytest.raises(UserError, match=f"method 'ip-adapter-plus'; --to {to} takes flexip"):
+            run(ExportConfig(checkpoint=saved, to=to, output=tmp_path / to))
 
 
 @pytest.mark.parametrize(
