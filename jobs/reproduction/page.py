@@ -54,7 +54,8 @@ def _lines(c: Comparison, folder: str, command: str) -> list[str]:
     return [
         "# FlexIP against IP-Adapter, on the pocket world",
         "",
-        f"Written by `{command}`; nothing here was typed by hand.",
+        f"Written by `{command}`; nothing here was typed by hand. DynamicID, people with expressions of their own, "
+        "has another page, by `python -m jobs.reproduce_people`: [dynamicid.md](results/dynamicid.md).",
         "",
         f"{creatures} creatures that no model has seen in training, 8 edits (scene, expression, pose, style; no "
         f"prompt says who), {main.noises} noises, {main.settings} settings of each dial: {pictures} pictures of each "

@@ -1,6 +1,6 @@
 """Both stages of DynamicID by the workers' loop: from shards of faces to a checkpoint, interrupted and gone on with."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,13 @@ def test_what_does_not_fit_a_stage_is_told_before_it_begins(
     lonely = write_faces(tmp_path / "lonely", pocket_encoders, people=2, pictures=1)
     with pytest.raises(UserError, match="nobody to train on has two pictures"):
         job_of(configuration(lonely, tmp_path), pocket_encoders)
+
+
+def test_saa_can_be_left_out_and_the_checkpoint_says_so(dataset, pocket_encoders, tmp_path):
+    config = configuration(dataset, tmp_path, people=SMALL.model_copy(update={"activated": False}))
+    model = stage_of(config).build(job_of(config, pocket_encoders), load_unet())
+    again = build_people(load_unet(), {"architecture": asdict(model.config)}, tmp_path)
+    assert [one.faces([()], (4, 4)).activated for one in (model, again)] == [False, False]
 
 
 def test_a_run_is_known_by_the_fields_of_its_own_stage(dataset, tmp_path):
