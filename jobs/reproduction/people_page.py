@@ -69,7 +69,7 @@ def _lines(c: PeopleComparison, folder: str, command: str) -> list[str]:
     return [
         "# DynamicID, on the pocket world",
         "",
-        f"Written by `{command}`; nothing here was typed by hand.",
+        f"Written by `{command}`; nothing here was typed by hand. FlexIP has its own: [results.md](../results.md).",
         "",
         "Creatures that no model has seen in training are drawn in a scene, each from one picture (the source) and "
         "with an expression and a pose that are asked for. Prompts say the scene alone, but in the rows that say "
@@ -142,7 +142,7 @@ def _recipe(c: PeopleComparison) -> list[str]:
         f"of people: {scenarios}. Of one person, {facts['sources']} source pictures were looked at, and "
         f"{facts['retakes']} more were taken in vain: the face library found no face in them, or several.",
         "",
-        "| | stored parameters | pictures a second in its last training | minutes of drawing and reading |",
+        "| | stored parameters | pictures a second in its last training | minutes of drawing and reading one person |",
         "|---|---|---|---|",
         *(
             f"| {title} | {one['parameters']} | {one['speed']['samples_per_second']:.1f} | "
