@@ -1,29 +1,23 @@
-"""The ComfyUI nodes: loaded as ComfyUI loads them, run against its protocol, and in a ComfyUI where there is one."""
+"""The ComfyUI nodes: loaded as ComfyUI loads them, and run against its protocol. In ComfyUI itself: the file beside."""
 
-import importlib.util
 import json
-import os
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from comfy_nodes import FOLDER, load_nodes
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from flexip.adapters import AdapterConfig
 from flexip.attention import KEYWORD, cross_attention_layers, merge_heads, split_heads
 from flexip.checkpoint import CheckpointError, load_checkpoint
 from flexip.encoders import load_unet
 from flexip.gate import Gate
-from flexip.model import FlexIP
 
-FOLDER = Path(__file__).parents[2] / "infra" / "comfyui"
 SIGMAS = torch.tensor([9.0, 6.0, 3.0, 1.0, 0.0])  # of four steps
 CORE = {  # ComfyUI's own nodes in our graph: what they return
     "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
@@ -48,17 +42,7 @@ def nodes(monkeypatch) -> Any:
     stub = types.ModuleType("comfy.ldm.modules.attention")
     stub.optimized_attention = optimized_attention  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "comfy.ldm.modules.attention", stub)
-    spec = importlib.util.spec_from_file_location(
-        "flexip_nodes", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
-    )
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    for name in ("", ".nodes", ".layers"):
-        monkeypatch.delitem(sys.modules, f"flexip_nodes{name}", raising=False)
-    monkeypatch.setitem(sys.modules, "flexip_nodes", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_nodes(monkeypatch)
 
 
 class Model:
@@ -225,64 +209,3 @@ def test_every_link_of_the_graph_has_a_type_that_its_input_takes(nodes):
                 assert returns[graph[value[0]]["class_type"]][value[1]] == kind
             else:
                 assert isinstance(value, str if kind == "STRING" else float)
-
-
-@torch.no_grad()
-def test_in_a_real_comfyui_unet_and_patcher(monkeypatch, nodes):
-    """$FLEXIP_COMFYUI is a checkout whose requirements are importable: its UNet, its ModelPatcher, our patches."""
-    if not (checkout := os.environ.get("FLEXIP_COMFYUI")):
-        pytest.skip("FLEXIP_COMFYUI is not set to a checkout of ComfyUI")
-    monkeypatch.syspath_prepend(checkout)
-    for name in [name for name in sys.modules if name.split(".")[0] == "comfy"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "argv", ["comfyui", "--cpu"])
-    comfy: Any = importlib.import_module("comfy.options")
-    comfy.enable_args_parsing()
-    modules = {name: importlib.import_module(f"comfy.{name}") for name in ("utils", "model_patcher")}
-    openai: Any = importlib.import_module("comfy.ldm.modules.diffusionmodules.openaimodel")
-    attention: Any = importlib.import_module("comfy.ldm.modules.attention")
-    torch.manual_seed(0)
-    shape = {"block_out_channels": (32, 64), "layers_per_block": 2, "norm_num_groups": 32}
-    kinds = {
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    }
-    unet = UNet2DConditionModel(sample_size=16, cross_attention_dim=48, attention_head_dim=4, **shape, **kinds).eval()  # type: ignore[arg-type]
-    config = {"in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": [1, 2], "context_dim": 48}
-    config |= {
-        "num_res_blocks": [2, 2],
-        "transformer_depth": [1, 1, 0, 0],
-        "transformer_depth_output": [1, 1, 1, 0, 0, 0],
-    }
-    config |= {"transformer_depth_middle": 1, "num_heads": 4, "use_spatial_transformer": True, "image_size": 16}
-    config |= {"use_linear_in_transformer": False, "legacy": False, "dtype": torch.float32}
-    names = modules["utils"].unet_to_diffusers(config)
-    theirs = openai.UNetModel(**config, operations=importlib.import_module("comfy.ops").disable_weight_init).eval()
-    theirs.load_state_dict({names[name]: t for name, t in unet.state_dict().items()})
-    noisy, text = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 48)
-    times = torch.tensor([500, 500])
-    told = options(1, [1, 0])
-    ours = unet(noisy, times, text, return_dict=False)[0]
-    torch.testing.assert_close(theirs(noisy, times, text, transformer_options=dict(told)), ours, atol=1e-4, rtol=1e-4)
-
-    model = FlexIP(unet, AdapterConfig(48, 24, 16, queries=4, cls_tokens=2, depth=1, heads=2, dim_head=16)).eval()
-    cls, patches = torch.randn(1, 24), torch.randn(1, 9, 16)
-    tokens = model.subject_tokens(cls.repeat(2, 1), patches.repeat(2, 1, 1), text, torch.tensor([False, True]))
-    kwargs = {KEYWORD: model.conditioning(tokens, Gate.dial([0.7, 0.7]))}
-    expected = unet(noisy, times, text, cross_attention_kwargs=kwargs, return_dict=False)[0]
-    assert (expected - ours).abs().max() > 1e-3
-
-    patcher: Any = modules["model_patcher"].ModelPatcher(torch.nn.Module(), torch.device("cpu"), torch.device("cpu"))
-    layers = sys.modules["flexip_nodes.layers"]
-    course = layers.Course(0.7, 0.7, 1.0, 0.0, 1.0)
-    one = model.conditioning(tokens.select(torch.tensor([1])), Gate.dial([0.7]))
-
-    def plain(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        return attention.optimized_attention(q, k, v, extra["n_heads"])
-
-    clone = patcher.clone()
-    for layer, block in layers.blocks_of(name.replace("/", ".") for name in model.attention).items():
-        clone.set_model_attn2_replace(layers.gated(layer, one, course, plain), *block)
-    found = theirs(noisy, times, text, transformer_options=told | clone.model_options["transformer_options"])
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert np.isfinite(found.numpy()).all()
