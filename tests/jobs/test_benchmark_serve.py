@@ -1,9 +1,15 @@
 """The counts of the serving benchmark, on pictures of one colour, and the least that they are measured against."""
 
+import dataclasses
+
+import numpy as np
 from service import LIMITS, listening, stand
 
-from benchmarks.load import Asked, Trace, arrivals, least_calls_closed, least_calls_open, mixed_trace
-from benchmarks.serve import Plan, closed, opened
+from benchmarks.load import Asked, Trace, arrivals, equal_trace, least_calls_closed, least_calls_open, mixed_trace
+from benchmarks.peers import draw_groups, load
+from benchmarks.serve import Plan, closed, opened, to_request
+from flexip.sampler import sample
+from jobs.serving.requests import GenerationRequest
 
 PLAN = Plan(rows=2, steps=(4, 6, 10), per_client=3, references=3, rounds=1)
 
@@ -40,3 +46,21 @@ def test_a_crowd_costs_hardly_more_calls_than_the_least_and_each_reference_is_en
     assert counts.fill > 0.85
     assert (len(outcome.latencies), outcome.refused) == (24, 0)
     assert late.encoded <= late.new  # a burst beyond the queue is refused in part
+
+
+def test_the_batching_peer_puts_equal_requests_together_and_draws_what_we_draw(untrained_checkpoint, monkeypatch):
+    engine, trace = load(untrained_checkpoint), equal_trace(3, 2, 2, seed=1)
+    first, second, third = trace.requests
+    asked = [first, dataclasses.replace(second, steps=3), dataclasses.replace(third, gate=0.9)]
+    calls = []
+    condition = engine.model.condition
+
+    def counted(pipe, prompt, **more):
+        calls.append(len(prompt))
+        return condition(pipe, prompt=prompt, **more)
+
+    monkeypatch.setattr(engine.model, "condition", counted)
+    drawn = draw_groups(engine, [GenerationRequest.model_validate(trace.body(it)) for it in asked])
+    assert calls == [2, 1]
+    for picture, ours in zip(drawn, sample(engine, [to_request(it, trace) for it in asked]), strict=True):
+        assert np.abs(picture.astype(int) - ours).max() <= 1
