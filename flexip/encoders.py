@@ -24,19 +24,19 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from flexip import pocket
 from flexip.images import Rgb, pad_square, resize
+from flexip.weights import model_folder
 
 Detail = Literal["dino", "hidden"]  # the family that the detail of a reference is read from
 
 
 @dataclass(frozen=True)
 class EncoderNames:
-    """Where each frozen model comes from: "pocket", a hub name, or a local path."""
+    """Where each frozen model comes from: "pocket", a hub name, or a local folder; see `flexip.weights`."""
 
     base: str = "pocket"  # a diffusers SD1.5 folder: vae, text encoder, tokenizer, unet, scheduler
-    clip: str = "pocket"  # an open_clip name: hf-hub:... or local-dir:...
-    dino: str = "pocket"  # a transformers Dinov2Model
+    clip: str = "pocket"  # an open_clip model with its configuration
+    dino: str = "pocket"  # a transformers Dinov2Model with its image processor
 
 
 def load_pipeline(base: str = "pocket", device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -45,7 +45,7 @@ def load_pipeline(base: str = "pocket", device: str = "cpu", dtype: torch.dtype 
 
     with _no_loading_bars():
         pipe = StableDiffusionPipeline.from_pretrained(
-            _base_path(base), dtype=dtype, safety_checker=None, requires_safety_checker=False
+            _base_folder(base), dtype=dtype, safety_checker=None, requires_safety_checker=False
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
@@ -56,14 +56,14 @@ def load_unet(base: str = "pocket") -> Any:
     from diffusers import UNet2DConditionModel
 
     with _no_loading_bars():
-        return UNet2DConditionModel.from_pretrained(_base_path(base), subfolder="unet")
+        return UNet2DConditionModel.from_pretrained(_base_folder(base), subfolder="unet")
 
 
 def empty_unet(base: str = "pocket") -> Any:
     """The base model's UNet2DConditionModel on the meta device: shapes without weights."""
     from diffusers import UNet2DConditionModel
 
-    config: Any = UNet2DConditionModel.load_config(_base_path(base), subfolder="unet")
+    config: Any = UNet2DConditionModel.load_config(_base_folder(base), subfolder="unet")
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(config)
 
@@ -72,7 +72,7 @@ def load_scheduler_config(base: str = "pocket") -> dict[str, Any]:
     """The configuration of the base model's noise schedule."""
     from diffusers import DDPMScheduler
 
-    config: Any = DDPMScheduler.load_config(_base_path(base), subfolder="scheduler")
+    config: Any = DDPMScheduler.load_config(_base_folder(base), subfolder="scheduler")
     return config
 
 
@@ -197,16 +197,15 @@ def load_encoders(
     """Load the frozen encoders without the UNet.
 
     Raises:
-        OSError: a name or path that does not hold the model; the library's message says what is missing.
+        WeightsError: a model is not there. OSError: what is there is no such model.
     """
     import open_clip
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import AutoImageProcessor, CLIPTextModel, CLIPTokenizer, Dinov2Model
 
     names = names or EncoderNames()
-    base = _base_path(names.base)
-    clip_name = f"local-dir:{pocket.weights_path() / 'open_clip'}" if names.clip == "pocket" else names.clip
-    dino_name = str(pocket.weights_path() / "dino") if names.dino == "pocket" else names.dino
+    base, dino_name = _base_folder(names.base), str(model_folder("dino", names.dino))
+    clip_name = f"local-dir:{model_folder('clip', names.clip)}"
     clip, preprocess = cast(tuple[Any, Any], open_clip.create_model_from_pretrained(clip_name, return_transform=True))
     with _no_loading_bars():
         dino: Any = Dinov2Model.from_pretrained(dino_name, dtype=torch.float32)
@@ -273,8 +272,8 @@ def _processor_text(processor: Any) -> str:
     return json.dumps({key: str(getattr(processor, key, None)) for key in keys}, sort_keys=True)
 
 
-def _base_path(base: str) -> str:
-    return str(pocket.weights_path()) if base == "pocket" else base
+def _base_folder(base: str) -> str:
+    return str(model_folder("base", base))
 
 
 def _vae_factor(vae: Any) -> int:

@@ -47,9 +47,12 @@ class JobConfig(BaseSettings):
 
 
 class ModelsConfig(Section):
-    base: str = Field(default="pocket", description="Stable Diffusion 1.5: `pocket`, a hub name or a local folder")
-    clip: str = Field(default="pocket", description="OpenCLIP model: `pocket`, a hub name or a local folder")
-    dino: str = Field(default="pocket", description="DINOv2 model: `pocket`, a hub name or a local folder")
+    base: str = Field(
+        default="pocket",
+        description="Stable Diffusion 1.5: `pocket`, a hub name, a local folder or models:/NAME/VERSION in MLflow",
+    )
+    clip: str = Field(default="pocket", description="OpenCLIP model: the same")
+    dino: str = Field(default="pocket", description="DINOv2 model: the same")
 
 
 class RayConfig(Section):

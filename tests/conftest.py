@@ -41,6 +41,14 @@ def pocket_encoders():
 
 
 @pytest.fixture(scope="session")
+def paper_models(tmp_path_factory):
+    """Names of the paper's models, narrow, of random weights."""
+    import tiny_models
+
+    return tiny_models.paper(tmp_path_factory.mktemp("paper") / "models")
+
+
+@pytest.fixture(scope="session")
 def untrained_checkpoint(pocket_encoders, tmp_path_factory) -> Path:
     """A checkpoint of adapters with their initial weights on the pocket models."""
     from flexip.checkpoint import save_checkpoint

@@ -6,6 +6,7 @@ from flexip.encoders import empty_unet
 from flexip.model import adapter_config
 from flexip.rows import DATASETS
 from jobs.training.config import TrainConfig
+from jobs.weights import encoder_names
 from pipelines.shards import PairDataset
 
 GIB = 2**30
@@ -16,7 +17,7 @@ def training_cost_of(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) ->
     """Counted for the configured adapters; `shapes` of one row of each feature family."""
     from evaluation.baselines import ADAPTERS
 
-    unet = empty_unet(config.models.base)
+    unet = empty_unet(encoder_names(config.models).base)
     architecture: AdapterConfig = adapter_config(unet, shapes, config.adapter.detail, **config.adapter.model_dump())
     return training_cost(unet, architecture, ADAPTERS[config.adapter.method], shapes)
 

@@ -8,7 +8,7 @@ import torch
 from evaluation.baselines import ADAPTERS
 from flexip.casting import nobody_states
 from flexip.checkpoint import read_config
-from flexip.encoders import EncoderNames, Encoders, empty_unet, load_encoders, load_scheduler_config
+from flexip.encoders import Encoders, empty_unet, load_encoders, load_scheduler_config
 from flexip.ip_adapter import IPAdapterError, fitting, is_ip_adapter, read_ip_adapter
 from flexip.model import FlexIP, adapter_config
 from flexip.rows import DATASETS
@@ -21,6 +21,7 @@ from jobs.training.estimate import training_cost_of
 from jobs.training.features import families, needed_families, open_data
 from jobs.training.models import log_dataset
 from jobs.training.record import RunRecord
+from jobs.weights import encoder_names
 from pipelines.face_shards import FaceDataset
 from pipelines.shards import FACES, PairDataset
 
@@ -32,7 +33,7 @@ def load_matching_encoders(config: TrainConfig, dataset: PairDataset) -> Encoder
     """The frozen encoders, refused unless the dataset's features come from them, where these are read."""
     names = config.models.model_dump()
     try:
-        encoders = load_encoders(EncoderNames(**names))
+        encoders = load_encoders(encoder_names(config.models))
     except OSError as error:
         raise UserError(f"models: {names}: cannot be loaded ({str(error).splitlines()[0]})") from error
     if config.features == "online":
@@ -91,7 +92,7 @@ def _check_ip_adapter(config: TrainConfig, encoders: Encoders) -> None:
     """Refuses a file that does not fit, and says how much of the adapters begins with it."""
     sizes = config.adapter
     with torch.device("meta"):
-        unet = empty_unet(config.models.base)
+        unet = empty_unet(encoder_names(config.models).base)
         architecture = adapter_config(unet, encoders.shapes, sizes.detail, **sizes.model_dump())
         model = FlexIP(unet, architecture, ADAPTERS[sizes.method])
     try:

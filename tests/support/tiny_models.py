@@ -25,6 +25,36 @@ def unet():
     )
 
 
+def paper(folder: Path):
+    """The paper's models by `benchmarks.sd15`, narrow, with its vocabulary and preprocessing; pictures of 64 px."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
+
+    from benchmarks import sd15
+
+    torch.manual_seed(0)
+    width: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (8, 8, 8, 8),
+    }
+    tower = {"width": 32, "layers": 2}
+    clip = {
+        "embed_dim": 16,
+        "vision_cfg": {**tower, "image_size": sd15.LOOK, "head_width": 16, "patch_size": 56},
+        "text_cfg": {**tower, "heads": 2, "context_length": 77, "vocab_size": 49408},
+    }
+    builders = sd15.Builders(
+        unet=unet,
+        vae=lambda: AutoencoderKL(norm_num_groups=4, **blocks),
+        text_encoder=lambda: CLIPTextModel(CLIPTextConfig(intermediate_size=64, **width)),
+        clip_config=lambda: clip,
+        dino=lambda: Dinov2Model(Dinov2Config(image_size=sd15.LOOK, patch_size=56, mlp_ratio=2, **width)),
+    )
+    return sd15.write_models(folder, torch.float32, builders)
+
+
 def owlv2(folder: Path) -> Path:
     """An OWLv2 with pictures of 64 px and the pocket vocabulary."""
     from transformers import CLIPTokenizer, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
