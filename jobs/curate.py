@@ -21,12 +21,14 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from flexip.encoders import EncoderNames
 from flexip.rows import Split
 from jobs.cluster import gpu_wanted, ray_session
 from jobs.config import JobConfig, ModelsConfig, RayConfig, load
 from jobs.console import UserError, command_line, progress, say
-from pipelines.curate import backfill, curate, curate_faces, dry_run
+from jobs.weights import encoder_names
+from pipelines.backfill import backfill
+from pipelines.curate import curate, dry_run
+from pipelines.curate_faces import curate_faces
 from pipelines.exchange import Format, export
 from pipelines.face_shards import FaceSettings
 from pipelines.settings import CurationSettings
@@ -70,7 +72,7 @@ class CurateResult:
 
 def run(config: CurateConfig) -> CurateResult:
     """Curate on the Ray that the configuration names. Raises SourceError or DatasetError when that is not possible."""
-    names = EncoderNames(**config.models.model_dump())
+    names = encoder_names(config.models)
     with ray_session(config.ray):
         gpu = gpu_wanted(config.ray)
         manifest = curate(config.settings(), names, config.output, use_gpu=gpu, say=say, progress=progress)
@@ -83,7 +85,7 @@ def run(config: CurateConfig) -> CurateResult:
 
 def try_out(config: CurateConfig) -> Path:
     """The report on `dry_run` of the inputs. Raises SourceError or DatasetError when that is not possible."""
-    names = EncoderNames(**config.models.model_dump())
+    names = encoder_names(config.models)
     with ray_session(config.ray):
         gpu, number = gpu_wanted(config.ray), config.dry_run
         path = dry_run(config.settings(), names, config.output, number, use_gpu=gpu, say=say, progress=progress)
@@ -105,7 +107,7 @@ class FacesConfig(JobConfig, FaceSettings):
 
 def draw_faces(config: FacesConfig) -> Manifest:
     """Raises DatasetError when that is not possible."""
-    names = EncoderNames(**config.models.model_dump())
+    names = encoder_names(config.models)
     with ray_session(config.ray):
         gpu = gpu_wanted(config.ray)
         manifest = curate_faces(config.settings(), names, config.output, use_gpu=gpu, say=say, progress=progress)
@@ -129,7 +131,7 @@ class FeaturesConfig(JobConfig):
 
 def renew_features(dataset: Path, config: FeaturesConfig) -> Manifest:
     """Raises DatasetError: no dataset there, or no such family."""
-    names = EncoderNames(**config.models.model_dump())
+    names = encoder_names(config.models)
     with ray_session(config.ray):
         gpu = gpu_wanted(config.ray)
         manifest = backfill(config.only, names, dataset, use_gpu=gpu, say=say, progress=progress)

@@ -1,15 +1,20 @@
 """One feature family of a finished dataset, computed anew: for another encoder, or one that it did not hold."""
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexip.rows import DATASETS, PairRow
-from pipelines import features, shards
+from pipelines import features, ledger, shards
+from pipelines.outputs import STAGING
+from pipelines.passes import Pools, Progress, Say, ask_worker, files_of, part_rows, quieten, record_of, run_pass
 from pipelines.records import from_table
-from pipelines.shards import DatasetError, FileEntry, Manifest
+from pipelines.settings import CurationSettings
+from pipelines.shards import DatasetError, FileEntry, Manifest, read_manifest, sweep, write_manifest
+from pipelines.workers import Row, Run, open_encoders
 
 if TYPE_CHECKING:
     from flexip.encoders import EncoderNames, Encoders
@@ -24,6 +29,51 @@ class FamilyPart:
     dataset: str
     name: str  # of the part, in every family's folder
     family: str
+
+
+def backfill(
+    family: str, names: "EncoderNames", output: Path, *, use_gpu: bool, say: Say, progress: Progress
+) -> Manifest:
+    """Compute one feature family of a finished dataset anew, leaving all others alone. Needs a running Ray.
+
+    Raises:
+        DatasetError: no dataset there, or no such family.
+    """
+    manifest, output = read_manifest(output), output.absolute()
+    plan = {f"{part.dataset}-{part.name}": part for part in plan_family(manifest, family)}
+    quieten()
+    settings = CurationSettings(**manifest.config)
+    threads = settings.shards.threads
+    info = ask_worker(features.describe_encoders, names, gpu=use_gpu, threads=threads, on_gpu=use_gpu)
+    mark = info["fingerprints"][family]
+    if manifest.fingerprints.get(family) == mark:
+        say("features", f"{family} of {output} is of encoder {mark} already")
+        return manifest
+    identity = {"only": f"features.{family}", "encoder": mark, "device": info["device"]}
+    with ledger.open_run(output / STAGING, identity) as folder:
+        run = Run(settings, names, info, folder, output, use_gpu)
+        encoding = Pools.of_cluster(use_gpu).encoding(WriteFamily, run)
+        run_pass(part_rows(plan), [encoding], folder, "features", progress)
+        files = files_of([record_of(folder, name) for name in plan])
+        manifest, files = replaced_family(manifest, family, names, info, files)
+        manifest = write_manifest(output, manifest, files)
+    sweep(output, set(manifest.files))
+    ledger.discard(output / STAGING)
+    return manifest
+
+
+class WriteFamily:
+    """part -> the file of one family of it."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.encoders = open_encoders(run)
+
+    def __call__(self, row: Row) -> Row:
+        part, run, wanted = FamilyPart(**json.loads(row["part"])), self.run, self.run.settings.shards
+        entry = write_part(part, run.output, self.encoders, wanted.batch_size, wanted.dtype)
+        ledger.finish(run.folder, row["name"], {"files": [dataclasses.asdict(entry)]})
+        return {"name": row["name"]}
 
 
 def plan_family(manifest: Manifest, family: str) -> list[FamilyPart]:

@@ -14,9 +14,7 @@ import numpy as np
 
 from flexip.images import decode_image, decode_mask
 from flexip.rows import SubjectRow
-from pipelines import cross, face_shards, features, ledger, looks, pretrained, sources, stages, staging
-from pipelines.backfill import FamilyPart, write_part
-from pipelines.face_shards import FacePart, FaceSettings
+from pipelines import cross, features, ledger, looks, pretrained, sources, stages, staging
 from pipelines.records import Crop, Frame, Source, pack, unpack
 from pipelines.sandbox import Sandbox
 from pipelines.settings import CurationSettings
@@ -137,39 +135,6 @@ class WriteShard:
         entries = staging.write_shard(shard, run.folder, run.output, self.encoders, run.settings)
         record = {"files": [dataclasses.asdict(entry) for entry in entries]}
         ledger.finish(run.folder, row["name"], record | {"seconds": time.perf_counter() - began})
-        return {"name": row["name"]}
-
-
-class WriteFamily:
-    """part -> the file of one family of it."""
-
-    def __init__(self, run: Run):
-        self.run = run
-        self.encoders = open_encoders(run)
-
-    def __call__(self, row: Row) -> Row:
-        part, run, wanted = FamilyPart(**json.loads(row["part"])), self.run, self.run.settings.shards
-        entry = write_part(part, run.output, self.encoders, wanted.batch_size, wanted.dtype)
-        ledger.finish(run.folder, row["name"], {"files": [dataclasses.asdict(entry)]})
-        return {"name": row["name"]}
-
-
-class WriteFaces:
-    """part -> the files of its people."""
-
-    def __init__(self, settings: FaceSettings, names: "EncoderNames", info: Row, folder: Path, output: Path, gpu: bool):
-        from flexip.faces import open_faces
-
-        self.settings, self.folder, self.output = settings, folder, output
-        self.encoders = features.open_encoders(names, gpu=gpu, threads=settings.threads)
-        self.library = open_faces("pocket")
-        if face_shards.fingerprints(self.encoders.fingerprints, self.library) != info["fingerprints"]:
-            raise DatasetError(f"models = {names}: their weights have changed since this curation began")
-
-    def __call__(self, row: Row) -> Row:
-        part = FacePart(**json.loads(row["part"]))
-        record = face_shards.write_part(part, self.settings, self.encoders, self.library, self.output)
-        ledger.finish(self.folder, row["name"], record)
         return {"name": row["name"]}
 
 
