@@ -1,81 +1,104 @@
-"""FLOPs of the full-size models, counted on the meta device: Stable Diffusion 1.5, CLIP ViT-H/14, DINOv2-L."""
+"""The whole system at the paper's size, with random weights: it builds, trains a step, saves, loads and draws.
 
-import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+    python -m benchmarks.full_size --folder runs/full_size      4.3 GB there; minutes on two cores, no GPU
 
+Nothing is special about the size: models are written to a folder and loaded from it as anybody's are. Prints how long
+each part takes and the memory that the process has needed so far; fails above 20 GB.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from flexip.adapters import AdapterConfig, Adapters
-from flexip.cost import training_cost
-from flexip.encoders import Encoders
+from benchmarks import sd15
+from benchmarks.device import PROMPT, encoded, picture
+from flexip.checkpoint import load_checkpoint, save_checkpoint
+from flexip.encoders import EncoderNames, Encoders, load_encoders, load_scheduler_config, load_unet
+from flexip.images import Rgb
+from flexip.model import FlexIP, adapter_config
+from flexip.request import Request
+from flexip.sampler import sample
+from flexip.training import Batch, Drops, build_batch, load_noising, new_state, train_step
 
-
-def step_flops(side: int) -> int:
-    """Of one training row, forward and backward, with FlexIP's default adapters; `side` of the picture [px]."""
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=side // 8)
-    shapes = {"clip": (1024,), "dino": (256, 1024), "text": (77, 768), "vae": (8, side // 8, side // 8)}
-    return training_cost(unet, AdapterConfig(), Adapters, shapes).step
+MOST = 20e9  # [bytes]
 
 
-def encoder_flops(side: int) -> dict[str, int]:
-    """Of one row, by family."""
-    import open_clip
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs of the frozen encoders, so that these can go."""
 
-    autoencoder: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-    }
-    vision: Any = open_clip.get_model_config("ViT-H-14")
-    with torch.device("meta"):
-        vae = AutoencoderKL(**autoencoder)
-        dino = Dinov2Model(Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=224))
-        text = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
-        clip = open_clip.CLIP(**vision)
-    return _counted({"clip": clip, "dino": dino, "text": text, "vae": vae}, {"clip": 224, "dino": 224, "vae": side}, 77)
+    batch: Batch
+    shapes: dict[str, tuple[int, ...]]
+    fingerprints: dict[str, str]
+    resolution: int
 
 
-def flops_of(encoders: Encoders) -> dict[str, int]:
-    """The same of loaded encoders, by family."""
-    size = encoders.clip.visual.image_size
-    sides = {
-        "clip": size if isinstance(size, int) else size[0],
-        "dino": encoders.dino_processor.crop_size["height"],
-        "vae": encoders.resolution,
-    }
-    modules = {"clip": encoders.clip, "dino": encoders.dino, "text": encoders.text_encoder, "vae": encoders.vae}
-    return _counted(modules, sides, encoders.tokenizer.model_max_length)
+def prepare(encoders: Encoders, reference: Rgb) -> Prepared:
+    """A batch of one row, whose target is its reference."""
+    features = encoded(encoders, [reference])
+    columns = {family: values.float().cpu().numpy() for family, values in features.items()}
+    noising = load_noising(encoders, load_scheduler_config(encoders.names.base))
+    batch = build_batch(columns, torch.tensor([0.7]), Drops(0, 0, 0), noising, np.array([0]))
+    return Prepared(batch, encoders.shapes, encoders.fingerprints, encoders.resolution)
 
 
-def _counted(modules: Mapping[str, Any], sides: Mapping[str, int], tokens: int) -> dict[str, int]:
-    calls: dict[str, Callable[[Any, Tensor], Any]] = {
-        "clip": lambda model, pixels: model.encode_image(pixels),
-        "dino": lambda model, pixels: model(pixel_values=pixels),
-        "vae": lambda model, pixels: model.encode(pixels),
-        "text": lambda model, words: model(words),
-    }
-    found = {}
-    for family, model in modules.items():
-        empty = _on_meta(model)
-        with torch.device("meta"):
-            given = torch.zeros(1, tokens, dtype=torch.long)
-            if family in sides:
-                given = torch.zeros(1, 3, sides[family], sides[family])
-        with FlopCounterMode(display=False) as counter:
-            calls[family](empty, given)
-        found[family] = counter.get_total_flops()
-    return found
+def train_once(names: EncoderNames, prepared: Prepared, folder: Path) -> Path:
+    """A step as `jobs.train` does it in bf16; the checkpoint."""
+    unet = load_unet(names.base)
+    model = FlexIP(unet, adapter_config(unet, prepared.shapes))
+    state = new_state(model, learning_rate=1e-4, weight_decay=0.01)
+    loss = train_step(state, prepared.batch, precision="bf16")
+    if not torch.isfinite(loss):
+        raise RuntimeError(f"full size: the loss of the first step is {loss}")
+    return save_checkpoint(folder, model, names=names, fingerprints=prepared.fingerprints, state=state)
 
 
-def _on_meta(model: Any) -> Any:
-    """A copy without weights, in training mode: a fused attention for inference would not be counted."""
-    return copy.deepcopy(model).to("meta").train()
+def draw(checkpoint: Path, reference: Rgb, steps: int) -> Rgb:
+    """A picture by a checkpoint that is loaded in bf16."""
+    engine = load_checkpoint(checkpoint, dtype=torch.bfloat16)
+    return sample(engine, [Request(PROMPT, reference, 0.7, 0.3, steps=steps)])[0]
+
+
+def run(names: EncoderNames, folder: Path, steps: int = 2) -> Rgb:
+    """Everything but the writing of the models."""
+    reference = picture(0)
+    with told("encode"):
+        prepared = prepare(load_encoders(names, dtype=torch.bfloat16), reference)
+    with told("train a step, save"):
+        checkpoint = train_once(names, prepared, folder / "checkpoint")
+    with told(f"load, draw {steps} steps at {prepared.resolution} px"):
+        return draw(checkpoint, reference, steps)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Prints time and memory, and raises RuntimeError when that was too much."""
+    began = time.perf_counter()
+    yield
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{what:36} {time.perf_counter() - began:7.1f} s   {most / 1e9:5.1f} GB at most so far", flush=True)
+    if most > MOST:
+        raise RuntimeError(f"{what}: took {most / 1e9:.1f} GB, allowed are {MOST / 1e9:.0f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="new or empty; models and checkpoint stay there")
+    folder = parser.parse_args().folder.resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise SystemExit(f"--folder {folder}: holds something; give a new one")
+    torch.manual_seed(0)
+    with told("build"):
+        names = sd15.write_models(folder / "models")
+    run(names, folder)
+
+
+if __name__ == "__main__":
+    main()

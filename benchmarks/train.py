@@ -25,7 +25,7 @@ import torch
 import torch.multiprocessing
 from pydantic import Field
 
-from benchmarks.full_size import encoder_flops, flops_of, step_flops
+from benchmarks.flops import encoder_flops, flops_of, step_flops
 from benchmarks.timing import interleaved, ratio
 from flexip.encoders import Encoders
 from flexip.training import Batch, TrainState, accumulate_gradients, train_step

@@ -168,7 +168,7 @@ class FlexIP(nn.Module):
             arguments["negative_prompt_embeds"] = negative[rows]
             absent = self.absent_tokens(tokens, cls, patches, text)
             tokens, repeated = join_tokens(absent, tokens), repeated.repeat(2)
-        gates = [one.select(repeated) for one in gates]
+        gates = [one.select(repeated).to(text.device, text.dtype) for one in gates]  # once, not in every layer
         subject = self.conditioning(tokens, gates[0])
         arguments["cross_attention_kwargs"] = {KEYWORD: subject}
         if len(gates) > 1:

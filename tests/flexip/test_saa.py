@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from benchmarks import sd15
 from flexip.activation_maps import ActivationMaps, over
 from flexip.adapters import AdapterConfig
 from flexip.attention import KEYWORD, KeysValues, cross_attention_layers
@@ -292,10 +292,7 @@ def test_what_is_wrong_with_people_is_told(tokens):
 
 def test_at_full_size_it_has_the_published_number_of_parameters():
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8
-        )
-        model = DynamicID(unet, FaceConfig())
+        model = DynamicID(sd15.unet(), FaceConfig())
     names = model.trainable()
     added = sum(p.numel() for name, p in names.items() if not name.startswith("encoder."))
     assert added / 1e6 == pytest.approx(44.7, abs=0.05)

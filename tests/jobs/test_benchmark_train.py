@@ -5,7 +5,7 @@ import re
 import pytest
 from training_data import write_encoded_dataset
 
-from benchmarks.full_size import flops_of
+from benchmarks.flops import flops_of
 from benchmarks.train import BenchmarkConfig, run
 from jobs.training.config import AdapterSizes
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from training_data import write_dataset
 
+from benchmarks import sd15
 from flexip.adapters import AdapterConfig, Adapters
 from flexip.cost import training_cost
 from flexip.encoders import load_unet
@@ -28,11 +29,9 @@ def test_parameters_are_those_of_the_model(pocket_encoders, tmp_path):
 
 def test_stable_diffusion_costs_what_is_known():
     """Stable Diffusion 1.5 at 256 px has 859.5 M parameters and 180.1 GFLOPs a forward pass; adapters come on top."""
-    from diffusers import UNet2DConditionModel
-
     with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=32)
-    shapes = {"clip": (1024,), "dino": (256, 1024), "text": (77, 768), "vae": (8, 32, 32)}
+        unet = sd15.unet(256)
+    shapes = sd15.SHAPES | {"vae": (8, 32, 32)}
     cost = training_cost(unet, AdapterConfig(depth=1), Adapters, shapes)
     assert cost.frozen == pytest.approx(859.5e6, rel=1e-3)
     assert 180.1e9 < cost.forward < 1.1 * 180.1e9
