@@ -13,6 +13,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    UNet2DConditionModel,
 )
 from PIL import Image
 
@@ -53,6 +54,16 @@ def inpainting(parts: dict[str, Any]) -> Any:
     return StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
 
 
+def inpainting_of_its_own(parts: dict[str, Any]) -> Any:
+    """With a UNet that was made for it: nine channels, of which five show the mask and what is kept."""
+    config: Any = dict(parts["unet"].config) | {"in_channels": 9}
+    unet: Any = UNet2DConditionModel.from_config(config)
+    weights = parts["unet"].state_dict()
+    weights["conv_in.weight"] = torch.nn.functional.pad(weights["conv_in.weight"], (0, 0, 0, 0, 0, 5), value=0.01)
+    unet.load_state_dict(weights)
+    return inpainting(parts | {"unet": unet.eval()})
+
+
 def controlled(parts: dict[str, Any]) -> Any:
     """With a ControlNet of random weights, its zero convolutions too: it has a say."""
     torch.manual_seed(0)
@@ -80,6 +91,7 @@ TASKS: dict[Callable[[dict[str, Any]], Any], Callable[[Any, Any], dict[str, Any]
     text_to_image: lambda start, left: {},
     image_to_image: lambda start, left: {"image": start, "strength": 1.0},
     inpainting: lambda start, left: {"image": start, "mask_image": left, "strength": 1.0, "height": 64, "width": 64},
+    inpainting_of_its_own: lambda start, left: {"image": start, "mask_image": left, "height": 64, "width": 64},
     controlled: lambda start, left: {"image": start},
     with_lora: lambda start, left: {},
 }
