@@ -2,6 +2,7 @@
 
     python -m jobs.demo                                    on rendered videos and stills of the pocket world
     python -m jobs.demo --input holiday.mp4 --output out   on your own
+    python -m jobs.demo --config configs/sd15/demo.yaml --input videos/     with the paper's models, on a GPU
 
 The stages are the jobs that stand alone too; here are only their order and settings small enough for a laptop.
 """
@@ -17,13 +18,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flexip.pocket.video import make_world
 from flexip.rows import SPLITS, Split
 from jobs import curate, train
 from jobs.cluster import ray_session
-from jobs.config import JobConfig, RayConfig, load
+from jobs.config import JobConfig, ModelsConfig, RayConfig, load
 from jobs.console import UserError, command_line, say
 from jobs.curate import CurateConfig
 from jobs.evaluate import EvaluateConfig
@@ -38,7 +39,6 @@ from pipelines.shards import open_dataset
 MARK = ".flexip-demo"  # in an output directory that a demo made, so that the next may replace it
 PROMPTS = ["a happy creature in the snow", "a surprised creature on a beach"]
 GAMMAS = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-GUIDANCE = 2.0  # after so short a training more guidance exaggerates what the adapters have not learnt yet
 
 
 class DemoConfig(JobConfig):
@@ -51,6 +51,17 @@ class DemoConfig(JobConfig):
     group_by_folder: bool = Field(default=False, description="stills of one folder are pictures of one subject")
     videos: int = Field(default=40, ge=2, description="pocket videos to render")
     stills: int = Field(default=200, ge=0, description="pocket stills to render")
+    models: ModelsConfig = Field(default=ModelsConfig(), description="frozen models; others than pocket need an input")
+    training: Path = Field(
+        default=Path(__file__).parents[1] / "configs/pocket/train.yaml",
+        description="configuration of jobs.train, whose dataset, output, models, steps and seed are the demo's",
+    )
+    prompts: list[str] = Field(default=PROMPTS, min_length=1, description="what the subjects are drawn as")
+    guidance_scale: float = Field(
+        default=2.0,
+        ge=1,
+        description="after so short a training more exaggerates what the adapters have not learnt yet",
+    )
     steps: int = Field(default=700, ge=1, description="training steps")
     subjects: int = Field(default=4, ge=1, description="subjects in the sweep")
     noise: int = Field(
@@ -58,6 +69,12 @@ class DemoConfig(JobConfig):
     )
     ray: RayConfig = Field(default=RayConfig(), description="the Ray that all stages share")
     seed: int = Field(default=0, ge=0, description="of everything")
+
+    @model_validator(mode="after")
+    def _own_world(self) -> "DemoConfig":
+        if self.input is None and self.models != ModelsConfig():
+            raise ValueError("input: missing; the pocket world is for pocket models, others need videos or pictures")
+        return self
 
 
 def run(config: DemoConfig) -> dict[str, Path]:
@@ -81,9 +98,9 @@ def run(config: DemoConfig) -> dict[str, Path]:
                 output=output / "report",
                 split=split,
                 subjects=subjects,
-                prompts=PROMPTS,
+                prompts=config.prompts,
                 gammas=GAMMAS,
-                guidance_scale=GUIDANCE,
+                guidance_scale=config.guidance_scale,
                 seeds=[config.noise],
                 title="FlexIP demo: gate sweep" if split == "test" else f"FlexIP demo: gate sweep, {split} subjects",
                 workers=min(2, config.ray.num_cpus),
@@ -100,7 +117,7 @@ def run(config: DemoConfig) -> dict[str, Path]:
         "report": report.report_html,
         "served answer": answer,
     }
-    _farewell(products, trained.tracking_uri, time.monotonic() - started)
+    _farewell(config, products, trained.tracking_uri, time.monotonic() - started)
     return products
 
 
@@ -138,6 +155,7 @@ def _curate_config(config: DemoConfig, world: str, output: Path) -> CurateConfig
             path=world, group_by_folder=config.group_by_folder or not own, licence="" if own else "Apache-2.0"
         ),
         output=output,
+        models=config.models,
         splits=SplitSettings(val=0.0, test=0.1, least_test=0 if own else config.subjects // 2),
         ray=config.ray,
         seed=config.seed,
@@ -148,7 +166,8 @@ def _train_config(config: DemoConfig, dataset: Path, output: Path) -> TrainConfi
     return load(
         TrainConfig,
         [
-            *("--config", str(Path(__file__).parents[1] / "configs/pocket/train.yaml")),
+            *("--config", str(config.training)),
+            *(word for part, name in config.models.model_dump().items() for word in (f"--models.{part}", name)),
             *("--dataset", str(dataset), "--output", str(output)),
             *("--steps", str(config.steps), "--seed", str(config.seed)),
             *("--optimizer.warmup", str(min(100, config.steps // 4))),
@@ -171,9 +190,9 @@ def _serve_once(config: DemoConfig, checkpoint: Path, dataset: Path, split: Spli
     """Start the service, ask it for one picture over HTTP, save the answer, stop it."""
     reference = subjects_of(dataset, split, 1)[0].reference
     body = {
-        "prompt": PROMPTS[0],
+        "prompt": config.prompts[0],
         "subjects": [{"image": base64.b64encode(reference.data).decode(), "gate": 0.7}],
-        "guidance_scale": GUIDANCE,
+        "guidance_scale": config.guidance_scale,
         "seed": config.noise,
     }
     with serving(ServeConfig(checkpoint=str(checkpoint), port=_free_port(), ray=config.ray)) as url:
@@ -200,7 +219,7 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _farewell(products: dict[str, Path], tracking_uri: str, seconds: float) -> None:
+def _farewell(config: DemoConfig, products: dict[str, Path], tracking_uri: str, seconds: float) -> None:
     print(f"\nDone in {seconds / 60:.1f} minutes. What was made:\n")
     for name, path in products.items():
         print(f"  {name:<14} {path}")
@@ -208,7 +227,7 @@ def _farewell(products: dict[str, Path], tracking_uri: str, seconds: float) -> N
     print(f"\nThe training's record:  {mlflow} ui --backend-store-uri {shlex.quote(tracking_uri)}")
     print(
         f"Draw one of your own:   {sys.executable} -m jobs.generate --checkpoint {products['checkpoint']}"
-        f" --subject PICTURE --prompt 'a sad creature in a city' --gamma 0.7 --guidance_scale {GUIDANCE:g}"
+        f" --subject PICTURE --prompt '{config.prompts[-1]}' --gamma 0.7 --guidance_scale {config.guidance_scale:g}"
     )
     print(f"Serve the checkpoint:   {sys.executable} -m jobs.serve --checkpoint {products['checkpoint']}")
 
