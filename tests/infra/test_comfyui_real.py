@@ -53,7 +53,7 @@ def studio() -> Iterator[Studio]:
         model = FlexIP(unet, AdapterConfig(48, 24, 16, queries=4, cls_tokens=2, depth=1, heads=2, dim_head=16)).eval()
         nodes = load_nodes(monkeypatch)
         projections = {
-            name.replace("/", "."): (pair.to_k.weight.detach(), pair.to_v.weight.detach())
+            name.replace("/", "."): tuple(pair.get_parameter(f"{kind}.weight").detach() for kind in ("to_k", "to_v"))
             for name, pair in model.attention.items()
         }
         encoders: Any = SimpleNamespace(shapes={"text": (77, 48)})
