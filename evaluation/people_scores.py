@@ -213,7 +213,7 @@ def _ratio(ours: Float[np.ndarray, " groups"], theirs: Float[np.ndarray, " group
 
     def ratio(values: Float[np.ndarray, "1 groups 2"]) -> float:
         first, second = np.nanmean(values, axis=(0, 1))
-        return float(first / second) if second else float("nan")
+        return float(first / second) if second > 0 else float("nan")
 
     return crossed_bootstrap(ratio, np.stack([ours, theirs], axis=1)[None])
 
