@@ -53,7 +53,7 @@ class DemoConfig(JobConfig):
     stills: int = Field(default=200, ge=0, description="pocket stills to render")
     models: ModelsConfig = Field(default=ModelsConfig(), description="frozen models; others than pocket need an input")
     training: Path = Field(
-        default=Path(__file__).parents[1] / "configs/pocket/train.yaml",
+        default=Path(__file__).parents[1] / "configs/pocket/demo.yaml",
         description="configuration of jobs.train, whose dataset, output, models, steps and seed are the demo's",
     )
     prompts: list[str] = Field(default=PROMPTS, min_length=1, description="what the subjects are drawn as")
@@ -62,7 +62,7 @@ class DemoConfig(JobConfig):
         ge=1,
         description="after so short a training more exaggerates what the adapters have not learnt yet",
     )
-    steps: int = Field(default=700, ge=1, description="training steps")
+    steps: int = Field(default=400, ge=1, description="training steps")
     subjects: int = Field(default=4, ge=1, description="subjects in the sweep")
     noise: int = Field(
         default=6, ge=0, description="seed of the pictures' noise; some seeds draw two creatures for one"

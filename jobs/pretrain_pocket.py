@@ -2,6 +2,7 @@
 
 python -m jobs.pretrain_pocket --stages vae clip --vae.minutes 20
 python -m jobs.pretrain_pocket evaluate                             measures them and writes their model card
+python -m jobs.pretrain_pocket adapters --checkpoint run/checkpoint   makes a training's result the pocket adapters
 """
 
 import sys
@@ -25,7 +26,7 @@ from flexip.pocket.pretrain_faces import train_faces
 from flexip.pocket.pretrain_oracle import load_labelled, train_oracle
 from flexip.pocket.pretrain_unet import train_unet
 from flexip.pocket.pretrain_vae import train_vae
-from jobs import pocket_card
+from jobs import pocket_adapters, pocket_card
 from jobs.config import JobConfig, MLflowConfig, Section, load
 from jobs.console import UserError, command_line, say
 from jobs.tracking import create_run, log_steps, open_client, run_exists, running, tracking_uri
@@ -162,6 +163,8 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["evaluate"]:
         pocket_card.main(words[1:])
+    elif words[:1] == ["adapters"]:
+        pocket_adapters.main(words[1:])
     else:
         run(load(PretrainConfig, words, "python -m jobs.pretrain_pocket"))
 

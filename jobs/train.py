@@ -111,12 +111,14 @@ def _prune(job: Assignment, validator: Validator) -> None:
 
 
 def _say_where(job: Assignment) -> None:
-    """A line when the run goes on, and one for every checkpoint that cannot be used."""
+    """A line on what the run goes on from, and one for every checkpoint that cannot be used."""
     newest = store.newest(job.folder)
     for line in newest.passed_over:
         say("train", f"checkpoint {line}; passed over")
     if newest.path:
         say("train", f"run {job.config.name} goes on from step {store.step_of(newest.path)}")
+    elif job.config.start == "pocket":
+        say("train", "begins with the pocket adapters, trained before: flexip/pocket/MODEL_CARD.md says how")
 
 
 def _publish(source: Path, target: Path) -> Path:
