@@ -30,7 +30,7 @@ from jobs.reproduction.place import Place, key_of
 from jobs.reproduction.plan import Method, Sweep
 from jobs.reproduction.worlds import Creature, held_out, training_set, world_key
 from jobs.training.config import TrainConfig
-from jobs.training.record import FREE_FIELDS
+from jobs.training.record import FREE_FIELDS, PEOPLE_FIELDS
 
 BATCH = 64  # pictures that are drawn together
 STRIP_CREATURES = 8  # whose pictures are kept, an edit each
@@ -155,7 +155,7 @@ def _train_config(place: Place, method: Method, seed: int, dataset: Path, output
 
 def _training_key(place: Place, method: Method, seed: int) -> str:
     config = _train_config(place, method, seed, Path("dataset"), Path("output"))
-    settings = config.model_dump(mode="json", exclude=FREE_FIELDS)
+    settings = config.model_dump(mode="json", exclude=FREE_FIELDS | PEOPLE_FIELDS)
     content = [settings, world_key(place.preset.videos, place.preset.stills), place.models_digest]
     return f"{config.adapter.method}-{seed}-{key_of(content)}"
 

@@ -39,6 +39,7 @@ FREE_FIELDS = {
 }
 
 ADAPTERS_FIELDS = {"adapter", "gate", "mixture"}  # say nothing of another stage
+PEOPLE_FIELDS = {"stage", "people"}  # say nothing of the adapters
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class RunRecord:
 
 def run_identity(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide what a run computes, by dotted key, and the dataset's digest."""
-    foreign = {"stage", "people"} if config.stage == "adapters" else ADAPTERS_FIELDS
+    foreign = PEOPLE_FIELDS if config.stage == "adapters" else ADAPTERS_FIELDS
     identity = flatten(config.model_dump(mode="json", exclude=FREE_FIELDS | foreign))
     identity["dataset manifest"] = hashlib.sha256((config.dataset / "manifest.json").read_bytes()).hexdigest()[:16]
     return identity
