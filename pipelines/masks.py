@@ -103,7 +103,7 @@ def _grabcut_box(image: Rgb, box: Sequence[float]) -> Mask:
     if inside.any():
         cut = filled(_opened(_grabcut(small, labels))).astype(np.uint8)
         mask[y0:y1, x0:x1] = cv2.resize(cut, (x1 - x0, y1 - y0), interpolation=cv2.INTER_NEAREST) > 0
-    return mask
+    return within(mask, box)  # a pixel of a shrunk picture may reach over the edge
 
 
 def _grabcut(image: Rgb, labels: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ APPEARANCE = 0.65  # weight of appearance against position
 FORGET = 0.3  # how much of a track's appearance each new sight replaces
 COASTING = 3  # frames that a subject out of sight is thought to keep its way; then it may be anywhere
 CONTAINED = 0.6  # a track is inside a detection when so much of its expected box is
+CHANGED = (1.35, 0.3)  # ratio of areas and distance of colours: what changes so much in both at once is not one subject
 FAR = 1e6
 
 
@@ -88,7 +89,9 @@ def _match(
     return {
         j: known[i]
         for i, j in taken.items()
-        if cost[i, j] <= settings.track_distance and _clear(cost, taken, i, settings.track_margin)
+        if cost[i, j] <= settings.track_distance
+        and _clear(cost, taken, i, settings.track_margin)
+        and _continues(tracks[known[i]], *pairs[j], index)
     }
 
 
@@ -109,7 +112,7 @@ def _merged(frame: Sequence[Detection], tracks: dict[int, Track], index: int) ->
     found = set()
     for j, detection in enumerate(frame):
         inside = [box for box in near if _part_inside(box, detection.box) > CONTAINED]
-        if len(inside) >= 2 and all(_area(detection.box) > 1.3 * _area(box) for box in inside):
+        if len(inside) >= 2 and all(_area(detection.box) > _area(box) for box in inside):
             found.add(j)
     return found
 
@@ -120,6 +123,13 @@ def _distance(track: Track, detection: Detection, look: np.ndarray, frame: int) 
     if frame - track.frame <= COASTING:
         overlap = max(box_iou(track.box, detection.box), box_iou(track.expected(frame), detection.box))
     return APPEARANCE * histogram_distance(track.look, look) + (1 - APPEARANCE) * (1 - overlap)
+
+
+def _continues(track: Track, detection: Detection, look: np.ndarray, frame: int) -> bool:
+    """Whether a sight may be the track's: not one that has just taken in a neighbour, or lost one."""
+    larger, smaller = sorted((_area(track.box), _area(detection.box)), reverse=True)
+    changed = larger > CHANGED[0] * smaller and histogram_distance(track.look, look) > CHANGED[1]
+    return not changed or frame - track.frame > COASTING
 
 
 def _middle(box: Box) -> tuple[float, float]:
