@@ -6,7 +6,7 @@ prepares once: for FlexIP keys and values of its tokens, for IP-Adapter the feat
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
@@ -73,7 +73,9 @@ def ip_adapter(unet: Any, kinds: Sequence[Kind], shapes: Mapping[str, tuple[int,
     tokens = [TOKENS[kind] for kind in kinds]
     with like.device:
         layers = {
-            f"{name}.processor": IPAdapterAttnProcessor2_0(layer.inner_dim, width, tokens, [0.7] * len(kinds))
+            f"{name}.processor": IPAdapterAttnProcessor2_0(
+                layer.inner_dim, width, tokens, cast(Any, [0.7] * len(kinds))
+            )
             for name, layer in cross_attention_layers(unet)
         }
         processors: Any = {name: layers.get(name, AttnProcessor2_0()) for name in unet.attn_processors}

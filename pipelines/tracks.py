@@ -91,7 +91,7 @@ def _match(
         for i, j in taken.items()
         if cost[i, j] <= settings.track_distance
         and _clear(cost, taken, i, settings.track_margin)
-        and _continues(tracks[known[i]], *pairs[j], index)
+        and _continues(tracks[known[i]], frame[j], looks[j], index)
     }
 
 
