@@ -17,12 +17,13 @@ from typing import Any
 
 import open_clip
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip.tokenizer import bytes_to_unicode
 from safetensors.torch import save_file
 from transformers import BitImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, Dinov2Config, Dinov2Model
 
 from flexip.encoders import EncoderNames
+from flexip.pocket.models import build_scheduler
 
 RESOLUTION = 512  # [px]
 LOOK = 224  # what CLIP and DINOv2 see [px]
@@ -113,14 +114,7 @@ def write_models(folder: Path, dtype: torch.dtype = torch.bfloat16, builders: Bu
             "unet": build.unet(),
             "text_encoder": build.text_encoder(),
             "tokenizer": tokenizer(),
-            "scheduler": DDIMScheduler(
-                beta_start=0.00085,
-                beta_end=0.012,
-                beta_schedule="scaled_linear",
-                clip_sample=False,
-                set_alpha_to_one=False,
-                steps_offset=1,
-            ),
+            "scheduler": build_scheduler(),
             "safety_checker": None,
             "feature_extractor": None,
         }

@@ -21,6 +21,7 @@ from torch import nn
 from evaluation.faces import embed_creatures
 from evaluation.metrics import unit
 from evaluation.pocket import read_values
+from evaluation.readings import save_arrays
 from evaluation.sweep import AT_ONCE
 from flexip.encoders import Encoders
 from flexip.faces import warp
@@ -164,13 +165,10 @@ def joined(parts: Sequence[PeopleReadings]) -> PeopleReadings:
 
 
 def save_people(path: Path, readings: PeopleReadings) -> None:
-    """Writes one .npz; a reader finds all of it or none. Cosines are kept in half precision (about 3 digits)."""
+    """Writes one .npz. Cosines are kept in half precision (about 3 digits)."""
     arrays: dict[str, Any] = {name: getattr(readings, name).astype(np.float16) for name in ("faces", "text")}
     arrays |= {"scenes": readings.scenes} | {f"value.{name}": array for name, array in readings.values.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft.npz")
-    np.savez_compressed(draft, **arrays)
-    draft.replace(path)
+    save_arrays(path, arrays)
 
 
 def load_people_readings(path: Path) -> PeopleReadings:

@@ -3,7 +3,7 @@
 Axes, always in this order: creatures, edits, noises, settings of the dial.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,14 @@ def joined(parts: Sequence[Readings]) -> Readings:
 
 
 def save_readings(path: Path, readings: Readings) -> None:
-    """Writes one .npz; a reader finds all of it or none. Cosines are kept in half precision (about 3 digits)."""
+    """Writes one .npz. Cosines are kept in half precision (about 3 digits)."""
     arrays: dict[str, Any] = {name: getattr(readings, name).astype(np.float16) for name in ("dino", "clip", "text")}
     arrays |= {f"value.{name}": array for name, array in readings.values.items()}
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes one .npz; a reader finds all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft.npz")
     np.savez_compressed(draft, **arrays)
