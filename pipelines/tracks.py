@@ -20,7 +20,7 @@ APPEARANCE = 0.65  # weight of appearance against position
 FORGET = 0.3  # how much of a track's appearance each new sight replaces
 COASTING = 3  # frames that a subject out of sight is thought to keep its way; then it may be anywhere
 CONTAINED = 0.6  # a track is inside a detection when so much of its expected box is
-CHANGED = (1.35, 0.3)  # ratio of areas and distance of colours: what changes so much in both at once is not one subject
+GROWN = (1.2, 0.3)  # ratio of areas and distance of colours: what gains so much of both has taken in a neighbour
 FAR = 1e6
 
 
@@ -126,10 +126,10 @@ def _distance(track: Track, detection: Detection, look: np.ndarray, frame: int) 
 
 
 def _continues(track: Track, detection: Detection, look: np.ndarray, frame: int) -> bool:
-    """Whether a sight may be the track's: not one that has just taken in a neighbour, or lost one."""
-    larger, smaller = sorted((_area(track.box), _area(detection.box)), reverse=True)
-    changed = larger > CHANGED[0] * smaller and histogram_distance(track.look, look) > CHANGED[1]
-    return not changed or frame - track.frame > COASTING
+    """Whether a sight may be the track's: not one that has just taken in a neighbour."""
+    larger = _area(detection.box) > GROWN[0] * _area(track.box)
+    grown = larger and histogram_distance(track.look, look) > GROWN[1]
+    return not grown or frame - track.frame > COASTING
 
 
 def _middle(box: Box) -> tuple[float, float]:
