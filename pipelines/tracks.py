@@ -20,7 +20,6 @@ APPEARANCE = 0.65  # weight of appearance against position
 FORGET = 0.3  # how much of a track's appearance each new sight replaces
 COASTING = 3  # frames that a subject out of sight is thought to keep its way; then it may be anywhere
 CONTAINED = 0.6  # a track is inside a detection when so much of its expected box is
-GROWN = (1.2, 0.3)  # ratio of areas and distance of colours: what gains so much of both has taken in a neighbour
 FAR = 1e6
 
 
@@ -89,9 +88,7 @@ def _match(
     return {
         j: known[i]
         for i, j in taken.items()
-        if cost[i, j] <= settings.track_distance
-        and _clear(cost, taken, i, settings.track_margin)
-        and _continues(tracks[known[i]], frame[j], looks[j], index)
+        if cost[i, j] <= settings.track_distance and _clear(cost, taken, i, settings.track_margin)
     }
 
 
@@ -123,13 +120,6 @@ def _distance(track: Track, detection: Detection, look: np.ndarray, frame: int) 
     if frame - track.frame <= COASTING:
         overlap = max(box_iou(track.box, detection.box), box_iou(track.expected(frame), detection.box))
     return APPEARANCE * histogram_distance(track.look, look) + (1 - APPEARANCE) * (1 - overlap)
-
-
-def _continues(track: Track, detection: Detection, look: np.ndarray, frame: int) -> bool:
-    """Whether a sight may be the track's: not one that has just taken in a neighbour."""
-    larger = _area(detection.box) > GROWN[0] * _area(track.box)
-    grown = larger and histogram_distance(track.look, look) > GROWN[1]
-    return not grown or frame - track.frame > COASTING
 
 
 def _middle(box: Box) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from flexip.pocket.world import Frame as Rendered
 from flexip.pocket.world import Placement, render
 from pipelines.settings import SubjectSettings
 from pipelines.subjects import Detection, box_iou, detect, working_view
-from pipelines.tracks import follow
+from pipelines.tracks import CONTAINED, _part_inside, follow
 
 SETTINGS = SubjectSettings()
 
@@ -111,6 +111,7 @@ def test_two_in_one_detection_are_nobodys_next_sight():
 
 @pytest.mark.parametrize("creatures", [1, 2])
 def test_tracks_of_the_default_detector_hold_one_identity(creatures):
+    """Of sights that show one creature; two in one sight are the detector's, and for the filters of pairs to find."""
     pure = pairs = 0
     for seed in range(20 * creatures, 20 * creatures + 40):
         pictures = film(seed, 24, creatures=creatures)[1::3]
@@ -120,12 +121,14 @@ def test_tracks_of_the_default_detector_hold_one_identity(creatures):
         tracks = defaultdict(list)
         for frame, picture, found, row in zip(frames, pictures, detections, numbers, strict=True):
             for detection, number in zip(found, row, strict=True):
-                overlaps = [box_iou(detection.box, one.box) for one in truth(frame)[0]]
-                if overlaps and max(overlaps) > 0.5:
+                boxes = [one.box for one in truth(frame)[0]]
+                overlaps = [box_iou(detection.box, box) for box in boxes]
+                alone = sum(_part_inside(box, detection.box) > CONTAINED for box in boxes) <= 1
+                if alone and overlaps and max(overlaps) > 0.5:
                     who = truth(frame)[1][int(np.argmax(overlaps))]
                     tracks[number].append(picture.creatures[who].identity.key)
         for owned in tracks.values():
             same = [a == b for i, a in enumerate(owned) for b in owned[:i]]
             pure, pairs = pure + sum(same), pairs + len(same)
     assert pairs >= 400
-    assert pure / pairs >= 0.98
+    assert pure / pairs >= 0.99
