@@ -110,7 +110,7 @@ def advance(engine: Engine, batch: Batch) -> Batch:
         encoder_hidden_states=rows.text,
         cross_attention_kwargs={KEYWORD: replace(rows.subject, gate=gate, companion=_guided_faces(batch))},
         return_dict=False,
-    )[0]
+    )[0].to(dtype)  # guidance and solver are exact, whatever the precision of the UNet
     kind = engine.pipe.scheduler.config["prediction_type"]
     originals = predict_original(latents, _guided(prediction, owner, batch.requests), alpha_bar.to(dtype), kind)
     first, new = _noises(batch)

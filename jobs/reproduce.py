@@ -11,11 +11,11 @@ docs/results.md   the page; its figures, and what was read of every picture, lie
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from evaluation.comparison import Scores
@@ -31,7 +31,7 @@ from jobs.config import JobConfig, RayConfig, load
 from jobs.console import command_line, say
 from jobs.reproduction.page import Comparison, write_page
 from jobs.reproduction.place import OutOfTime, Place
-from jobs.reproduction.plan import ABLATIONS, BASE, BASELINES, FLEXIP, PRESETS, Method, Preset, Sweep
+from jobs.reproduction.plan import ABLATIONS, BASE, BASELINES, FLEXIP, PRESETS, Method
 from jobs.reproduction.trials import Trial, archived, read, readings_of
 from jobs.reproduction.worlds import held_out
 
@@ -39,60 +39,62 @@ from jobs.reproduction.worlds import held_out
 class ReproduceConfig(JobConfig):
     """Compare FlexIP with its baselines and ablations, from nothing to the results page."""
 
-    preset: Literal["full", "quick"] = Field(default="full", description="how much of it")
-    output: Path | None = Field(default=None, description="working directory; by default runs/reproduce[-quick]")
+    preset: Literal["full", "quick", "smoke"] = Field(default="full", description="how much of it")
+    output: Path | None = Field(default=None, description="working directory; by default runs/reproduce[-preset]")
     page: Path | None = Field(
-        default=None, description="page to write; by default docs/results.md, or <output>/results.md of a quick run"
+        default=None, description="page to write; by default docs/results.md, or <output>/results.md of another preset"
     )
     recipe: Path = Field(default=Path("configs/pocket/reproduce.yaml"), description="what all trainings have in common")
     minutes: float = Field(default=1e9, gt=0, description="begin no further trial after so long [min]")
-    threads: int = Field(default=2, ge=1, description="torch threads of drawing and reading")
     ray: RayConfig = Field(default=RayConfig(), description="where curation and training run")
 
 
-def run(config: ReproduceConfig, preset: Preset | None = None) -> Path | None:
+def run(config: ReproduceConfig) -> Path | None:
     """Does what is missing and writes the page; None when the minutes were over before that.
-
-    Args:
-        preset: instead of the one that the configuration names.
 
     Raises:
         UserError and the jobs' own errors: a recipe or an output that cannot be used.
     """
     deadline = time.monotonic() + 60 * config.minutes
-    torch.set_num_threads(config.threads)
-    output = config.output or Path("runs/reproduce" if config.preset == "full" else "runs/reproduce-quick")
-    page = config.page or (Path("docs/results.md") if config.preset == "full" else output / "results.md")
-    preset = preset or PRESETS[config.preset]
-    place = Place(output, page.with_suffix(""), config.recipe, weights_path(), preset, config.ray)
+    whole = config.preset == "full"
+    output = (config.output or Path("runs/reproduce" if whole else f"runs/reproduce-{config.preset}")).resolve()
+    page = (config.page or (Path("docs/results.md") if whole else output / "results.md")).resolve()
+    recipe, preset = config.recipe.resolve(), PRESETS[config.preset]
+    place = Place(output, page.with_suffix(""), recipe, weights_path(), preset, config.ray)
     with ray_session(config.ray):
         try:
             comparison = _compare(place, deadline)
         except OutOfTime as stopped:
             say("reproduce", f"{config.minutes:g} minutes are over; next would be {stopped}; start again to go on")
             return None
-    words = "python -m jobs.reproduce" + ("" if config.preset == "full" else f" --preset {config.preset}")
+    words = "python -m jobs.reproduce" + ("" if whole else f" --preset {config.preset}")
     write_page(comparison, page, words)
     say("reproduce", f"{page}, figures and readings in {place.archive}")
     return page
 
 
 def _compare(place: Place, deadline: float) -> Comparison:
-    """Validation first, then the test split, opened with what validation chose."""
+    """Each method on validation first, then on the test split, opened with what validation chose."""
     preset, methods = place.preset, (FLEXIP, *BASELINES)
-    areas = {method: _areas(place, method, deadline) for method in methods}
-    guidance = {method: max(found, key=found.__getitem__) for method, found in areas.items()}
-    truth = truth_of([identity("test", k) for k in range(preset.main.creatures)])
-    trials = {m: [Trial(m, seed, preset.main, guidance[m]) for seed in preset.seeds] for m in methods}
-    for of_seed in zip(*trials.values(), strict=True):  # a whole comparison of the first seed before the second
+    areas, trials = dict[Method, dict[float, float]](), dict[Method, list[Trial]]()
+    for method in methods:
+        found = areas[method] = _areas(place, method, deadline)
+        best = max(found, key=found.__getitem__)
+        trials[method] = [Trial(method, seed, preset.main, best) for seed in preset.seeds]
+        first = trials[FLEXIP][0]
+        alike = [first, _base(first), replace(first, sweep=preset.ablation)] if method is FLEXIP else trials[method][:1]
+        for trial in alike:  # all of a training, which may be gone with its machine before the others are made
+            _readings(place, trial, deadline)
+    for of_seed in zip(*trials.values(), strict=True):  # a whole comparison of the second seed before the third
         for trial in of_seed:
             _readings(place, trial, deadline)
+    truth = truth_of([identity("test", k) for k in range(preset.main.creatures)])
+    first, others = trials[FLEXIP][0], ABLATIONS if preset.ablations else ()
     contenders = [_contender(place, trials[method], truth, deadline) for method in methods]
     whole, *ablations = [
-        _contender(place, [Trial(method, preset.seeds[0], preset.ablation, guidance[FLEXIP])], truth, deadline)
-        for method in (FLEXIP, *(ABLATIONS if preset.ablations else ()))
+        _contender(place, [replace(first, method=method, sweep=preset.ablation)], truth, deadline)
+        for method in (FLEXIP, *others)
     ]
-    first = trials[FLEXIP][0]
     return Comparison(
         preset=preset,
         contenders=contenders,
@@ -104,6 +106,11 @@ def _compare(place: Place, deadline: float) -> Comparison:
         chosen={m.title: {f"{g:g}": area for g, area in found.items()} for m, found in areas.items()},
         facts=_facts(place, first),
     )
+
+
+def _base(trial: Trial) -> Trial:
+    """The base model as the trial draws it: its checkpoint with both weights zero."""
+    return replace(trial, method=BASE, sweep=replace(trial.sweep, settings=1))
 
 
 def _readings(place: Place, trial: Trial, deadline: float) -> Readings:
@@ -155,9 +162,6 @@ def _facts(place: Place, trial: Trial) -> dict:
 def _controls(place: Place, trial: Trial, truth: Truth, deadline: float) -> list[Control]:
     """The base model, the wrong reference, a copy of the reference, and the perfect answers."""
     creatures = held_out("test", trial.sweep.creatures)
-    base = Trial(
-        BASE, trial.seed, Sweep("test", len(creatures), 1, trial.sweep.noises, trial.sweep.steps), trial.guidance
-    )
     others = truth_of([creature.who for creature in [*creatures[1:], creatures[0]]])
     strongest = _readings(place, trial, deadline)
     encoders, shape = load_encoders(), (len(creatures), len(EDITS), 1, 1, 64, 64, 3)
@@ -169,7 +173,7 @@ def _controls(place: Place, trial: Trial, truth: Truth, deadline: float) -> list
     wrong = Control("read as another creature (gamma 1)", float(np.nanmean(identity[..., -1])), float("nan"), {})
     return [
         Control("guessing", *chance(truth), {}),
-        _control("the base model", _readings(place, base, deadline), truth),
+        _control("the base model", _readings(place, _base(trial), deadline), truth),
         wrong,
         _control("a copy of the reference", read(place, encoders, creatures, copies), truth),
         _control("the perfect answer, rendered", read(place, encoders, creatures, perfect), truth),

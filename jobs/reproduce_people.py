@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from evaluation.people_scores import Standing, copying, guessing, score_people
@@ -46,7 +45,6 @@ class ReproducePeopleConfig(JobConfig):
         default=Path("configs/pocket/reproduce_people.yaml"), description="what all trainings have in common"
     )
     minutes: float = Field(default=1e9, gt=0, description="begin nothing further after so long [min]")
-    threads: int = Field(default=2, ge=1, description="torch threads of drawing and reading")
     ray: RayConfig = Field(default=RayConfig(), description="where curation and training run")
 
 
@@ -57,13 +55,11 @@ def run(config: ReproducePeopleConfig) -> Path | None:
         UserError and the jobs' own errors: a recipe or an output that cannot be used.
     """
     clock = Clock(time.monotonic() + 60 * config.minutes)
-    torch.set_num_threads(config.threads)
     whole = config.preset == "full"
-    output = config.output or Path(f"runs/reproduce-people-{config.preset}")
-    page = config.page or (Path("docs/results/dynamicid.md") if whole else output / "dynamicid.md")
-    place = Place(
-        output.resolve(), page.with_suffix(""), config.recipe, weights_path(), PRESETS[config.preset], config.ray
-    )
+    output = (config.output or Path(f"runs/reproduce-people-{config.preset}")).resolve()
+    page = (config.page or (Path("docs/results/dynamicid.md") if whole else output / "dynamicid.md")).resolve()
+    recipe, preset = config.recipe.resolve(), PRESETS[config.preset]
+    place = Place(output, page.with_suffix(""), recipe, weights_path(), preset, config.ray)
     with ray_session(config.ray):
         try:
             comparison = _compare(place, clock)

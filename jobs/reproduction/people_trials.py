@@ -5,27 +5,27 @@ import platform
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from safetensors.torch import load_file
 
 from evaluation.people import PeopleReadings, balanced_motions, joined, load_people_readings, read_people, save_people
 from evaluation.people_scores import Case
 from flexip.checkpoint import WEIGHTS, load_people
-from flexip.engine import Engine
 from flexip.faces import FaceLibrary, open_faces
 from flexip.images import Rgb, decode_image, encode_png, pad_square, resize
 from flexip.pocket.face_nets import FACE_NETS, face_net_path, load_face_net
 from flexip.pocket.identity import identity
 from jobs import train
 from jobs.config import ModelsConfig, load
-from jobs.console import progress, say
+from jobs.console import say
 from jobs.curate import FacesConfig, draw_faces
+from jobs.reproduction.parts import Maker, make_parts, worker_count
 from jobs.reproduction.people_albums import album_of
 from jobs.reproduction.people_drawing import Group, base_engine, draw_group, make_group, shot_of
 from jobs.reproduction.people_plan import PeopleMethod, PeoplePreset, Scenario
@@ -69,16 +69,13 @@ def readings_of(place: Here, trial: PeopleTrial, clock: Clock) -> PeopleReadings
     path = archived(place, trial)
     if path.is_file():
         return load_people_readings(path)
-    library = open_faces("pocket")
-    engine, facts = base_engine(), {}
-    if trial.method.way == "drawn":
-        checkpoint = trained(place, trial.method, clock)
-        engine, facts = load_people(engine, checkpoint, library), _facts(checkpoint)
+    checkpoint = trained(place, trial.method, clock) if trial.method.way == "drawn" else None
     clock.begin(trial.name)
     parts, began = place.output / "parts" / path.stem, time.monotonic()
-    _draw_parts(place, trial, engine, library, parts)
+    _draw_parts(place, trial, checkpoint, parts)
     readings = joined([load_people_readings(part) for part in sorted(parts.glob("*.npz"))])
-    facts |= {"seconds_of_drawing": round(time.monotonic() - began)} | _surroundings(place, trial, library)
+    facts = _facts(checkpoint) if checkpoint else {}
+    facts |= {"seconds_of_drawing": round(time.monotonic() - began)} | _surroundings(place, trial)
     strips = [decode_image(strip.read_bytes()) for strip in sorted(parts.glob("*.png"))]
     place.archive.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".png").write_bytes(encode_png(np.concatenate(strips)))
@@ -146,22 +143,30 @@ def _dataset(place: Here, clock: Clock) -> Path:
     return output
 
 
-def _draw_parts(place: Here, trial: PeopleTrial, engine: Engine, library: FaceLibrary, parts: Path) -> None:
+def _draw_parts(place: Here, trial: PeopleTrial, checkpoint: Path | None, parts: Path) -> None:
     """A file of readings for every group, and of the first ones a strip of pictures; those that exist are kept."""
-    groups = trial.scenario.groups
-    missing = [n for n in range(groups) if not (parts / f"{n:04d}.npz").is_file()]
-    net = load_face_net(place.weights, "identity")
-    make = draw_group if trial.method.way == "drawn" else make_group
     parts.mkdir(parents=True, exist_ok=True)
-    with progress(len(missing), trial.name, "group") as bar:
-        for number in missing:
-            group = group_of(place, trial.scenario, number, library)
-            images, sources = make(engine, trial.method, group)[None], group.close_ups[None]
-            readings = read_people(place.judges, net, engine.encoders, sources, group.sentences, images)
-            if number < STRIPS:
-                (parts / f"{number:04d}.png").write_bytes(encode_png(_strip(group, images[0])))
-            save_people(parts / f"{number:04d}.npz", readings)
-            bar.update()
+    missing = [n for n in range(trial.scenario.groups) if not (parts / f"{n:04d}.npz").is_file()]
+    make_parts(partial(_part_maker, place, trial, checkpoint, parts), missing, trial.name, "group")
+
+
+def _part_maker(place: Here, trial: PeopleTrial, checkpoint: Path | None, parts: Path) -> Maker:
+    """Draws a group's pictures, or makes them without a checkpoint, and reads them."""
+    library, engine = open_faces("pocket"), base_engine()
+    if checkpoint is not None:
+        engine = load_people(engine, checkpoint, library)
+    net = load_face_net(place.weights, "identity")
+    draw = draw_group if checkpoint else make_group
+
+    def make(number: int) -> None:
+        group = group_of(place, trial.scenario, number, library)
+        images, sources = draw(engine, trial.method, group)[None], group.close_ups[None]
+        readings = read_people(place.judges, net, engine.encoders, sources, group.sentences, images)
+        if number < STRIPS:
+            (parts / f"{number:04d}.png").write_bytes(encode_png(_strip(group, images[0])))
+        save_people(parts / f"{number:04d}.npz", readings)
+
+    return make
 
 
 def _strip(group: Group, images: UInt8[np.ndarray, "cells H W 3"]) -> Rgb:
@@ -224,7 +229,8 @@ def _facts(checkpoint: Path) -> dict:
     }
 
 
-def _surroundings(place: Here, trial: PeopleTrial, library: FaceLibrary) -> dict:
+def _surroundings(place: Here, trial: PeopleTrial) -> dict:
+    library = open_faces("pocket")
     groups = [group_of(place, trial.scenario, number, library) for number in range(trial.scenario.groups)]
     sources = [shot for group in groups for cell in group.sources for shot in cell]
     return {
@@ -232,6 +238,6 @@ def _surroundings(place: Here, trial: PeopleTrial, library: FaceLibrary) -> dict
         "retakes": sum({id(shot): shot.retakes for shot in sources}.values()),
         "method": asdict(trial.method),
         "scenario": asdict(trial.scenario),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.machine()}, {worker_count()} processes of one thread",
         "versions": {name: version(name) for name in ("torch", "diffusers", "ray")},
     }

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flexip.precision import Precision
 from flexip.solvers import Solver
 
 _ALWAYS_ONE = {"gate.invariant": 1.0, "gate.variant": 1.0}  # a baseline's scale in training
@@ -19,7 +20,9 @@ class Method:
 
     name: str
     title: str
-    options: Mapping[str, Any] = field(default_factory=dict)  # what its training has otherwise than FlexIP's
+    options: Mapping[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # what its training has otherwise than FlexIP's
     dial: Literal["gamma", "scale", "none"] = "gamma"
 
     def weights(self, setting: float) -> tuple[float, float]:
@@ -61,6 +64,7 @@ class Sweep:
     noises: int
     steps: int  # of denoising
     solver: Solver = "dpm++2m"  # which draws in 15 steps what DDIM draws in 25 to 30
+    precision: Precision = "bf16"
 
     def dial(self, method: Method) -> tuple[float, ...]:
         """The settings to draw, rising; with 11 they are GAMMAS or SCALES."""
@@ -103,6 +107,17 @@ PRESETS = {
         choosing=Sweep("val", creatures=4, settings=3, noises=1, steps=8),
         main=Sweep("test", creatures=8, settings=5, noises=1, steps=10),
         ablation=Sweep("test", creatures=8, settings=3, noises=1, steps=8),
+        ablations=False,
+    ),
+    "smoke": Preset(
+        videos=8,
+        stills=24,
+        steps=2,
+        seeds=(0,),
+        guidances=(1.0, 3.0),
+        choosing=Sweep("val", creatures=2, settings=3, noises=1, steps=2),
+        main=Sweep("test", creatures=3, settings=3, noises=1, steps=2),
+        ablation=Sweep("test", creatures=2, settings=3, noises=1, steps=2),
         ablations=False,
     ),
 }

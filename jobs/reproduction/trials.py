@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from evaluation.pocket import EDITS
 from evaluation.readings import Readings, joined, load_readings, read_pictures, save_readings
 from flexip.checkpoint import WEIGHTS
 from flexip.encoders import Encoders
+from flexip.engine import Engine
 from flexip.images import Rgb, decode_image, encode_png, resize
 from flexip.pocket.identity import identity
 from flexip.request import Request
 from flexip.sampler import sample
 from jobs import train
 from jobs.config import load
-from jobs.console import progress, say
+from jobs.console import say
+from jobs.reproduction.parts import Maker, make_parts, worker_count
 from jobs.reproduction.place import Place, key_of
 from jobs.reproduction.plan import Method, Sweep
 from jobs.reproduction.worlds import Creature, held_out, training_set, world_key
@@ -112,21 +115,32 @@ def trained(place: Place, method: Method, seed: int) -> Path:
 
 def _draw_parts(place: Place, trial: Trial, checkpoint: Path, parts: Path) -> None:
     """A file of readings for every creature, and of the first ones a strip of pictures; those that exist are kept."""
-    creatures = held_out(trial.sweep.split, trial.sweep.creatures)
-    missing = [n for n in range(len(creatures)) if not (parts / f"{n:04d}.npz").is_file()]
-    engine = load_baseline(checkpoint)
-    with progress(len(missing), trial.name, "creature") as bar:
-        for number in missing:
-            creature = creatures[number]
-            drawn = np.stack(sample(engine, trial.requests(creature, number), max_rows=2 * BATCH))
-            images = drawn.reshape(1, len(EDITS), trial.sweep.noises, len(trial.dial), *drawn.shape[1:])
-            parts.mkdir(parents=True, exist_ok=True)
-            if number < STRIP_CREATURES:
-                (parts / f"{number:04d}.png").write_bytes(
-                    encode_png(_strip(creature, images[0, number % len(EDITS), 0]))
-                )
-            save_readings(parts / f"{number:04d}.npz", read(place, engine.encoders, [creature], images))
-            bar.update()
+    parts.mkdir(parents=True, exist_ok=True)
+    missing = [n for n in range(trial.sweep.creatures) if not (parts / f"{n:04d}.npz").is_file()]
+    prepare = partial(_part_maker, place, trial, checkpoint, parts)
+    make_parts(prepare, missing, trial.name, "creature")
+
+
+def _part_maker(place: Place, trial: Trial, checkpoint: Path, parts: Path) -> Maker:
+    """Draws a creature's pictures and reads them."""
+    engine, creatures = load_baseline(checkpoint), held_out(trial.sweep.split, trial.sweep.creatures)
+
+    def make(number: int) -> None:
+        creature = creatures[number]
+        drawn = np.stack(_draw(engine, trial, creature, number))
+        images = drawn.reshape(1, len(EDITS), trial.sweep.noises, len(trial.dial), *drawn.shape[1:])
+        if number < STRIP_CREATURES:
+            (parts / f"{number:04d}.png").write_bytes(encode_png(_strip(creature, images[0, number % len(EDITS), 0])))
+        save_readings(parts / f"{number:04d}.npz", read(place, engine.encoders, [creature], images))
+
+    return make
+
+
+def _draw(engine: Engine, trial: Trial, creature: Creature, number: int) -> list[Rgb]:
+    with torch.autocast(
+        torch.device(engine.encoders.device).type, torch.bfloat16, enabled=trial.sweep.precision == "bf16"
+    ):
+        return sample(engine, trial.requests(creature, number), max_rows=2 * BATCH)
 
 
 def read(place: Place, encoders: Encoders, creatures: Sequence[Creature], images: np.ndarray) -> Readings:
@@ -175,7 +189,7 @@ def _write_facts(path: Path, place: Place, trial: Trial, checkpoint: Path, secon
         "parameters": sum(tensor.numel() for tensor in load_file(checkpoint / WEIGHTS).values()),
         "speed": json.loads((checkpoint.parent / "facts.json").read_text()),
         "seconds_of_drawing": round(seconds),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.machine()}, {worker_count()} processes of one thread",
         "versions": {name: version(name) for name in ("torch", "diffusers", "ray")},
         "dataset": json.loads((place.output / "dataset/manifest.json").read_text())["sizes"],
     }

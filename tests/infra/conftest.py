@@ -20,6 +20,6 @@ def overlay(request) -> list[dict[str, Any]]:
     if command is None:
         pytest.skip("neither kustomize nor kubectl is installed")
     folder = ROOT / "infra" / "overlays" / request.param
-    made = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=120)
+    made = subprocess.run([*command, str(folder)], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     return list(yaml.load_all(made.stdout, yaml.CSafeLoader))
