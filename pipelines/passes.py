@@ -67,8 +67,11 @@ class Pools:
         have = ray.cluster_resources()
         if have.get("CPU", 0) < 2:
             raise DatasetError(f"ray.num_cpus = {have.get('CPU', 0):g}: curation needs 2 logical CPUs at least")
-        gpus = int(have.get("GPU", 0)) if use_gpu else 0
-        cpus = int(have["CPU"])
+        return cls.of(int(have["CPU"]), int(have.get("GPU", 0)) if use_gpu else 0, search_on_gpu)
+
+    @classmethod
+    def of(cls, cpus: int, gpus: int, search_on_gpu: bool = False) -> "Pools":
+        """The same of a cluster of that size."""
         shared = bool(gpus) and search_on_gpu
         searchers = min(cpus // 2, 2 * gpus) if shared else cpus // 2
         encoder_gpus = 0.5 if shared else 1.0 if gpus else 0.0

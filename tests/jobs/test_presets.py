@@ -10,6 +10,7 @@ from jobs.config import JobConfig, load
 from jobs.console import UserError
 from jobs.curate import CurateConfig
 from jobs.demo import DemoConfig
+from jobs.planning.config import PlanConfig
 from jobs.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2] / "configs" / "sd15"
@@ -28,7 +29,13 @@ def read(name: str) -> Any:
 
 def test_each_file_is_known():
     files = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml")}
-    assert files == CLASSES.keys() | {"demo.yaml"}
+    assert files == CLASSES.keys() | {"demo.yaml", "plan.yaml"}
+
+
+def test_the_plan_counts_what_the_paper_has():
+    config = load(PlanConfig, ["--config", str(ROOT / "plan.yaml")])
+    assert config.images == pytest.approx(9.0e6 + 2.1e6)
+    assert config.clips + config.sets == pytest.approx(1_232_150)
 
 
 def test_the_demo_takes_the_papers_models_and_an_input_of_ones_own():
