@@ -104,12 +104,17 @@ def area_ratio(ours: GateSweep, theirs: GateSweep) -> Interval:
 
 
 def gate_sweep(method: str, identity: Column, text: Column) -> GateSweep | None:
-    """The sweep of a method, or None where it has no dial; subjects that lack a setting are left out."""
+    """The sweep of a method, or None where it has no dial.
+
+    A prompt and seed that lack a setting, because a picture was lost, are left out at all settings: the curve would
+    show the prompt and not the dial.
+    """
     settings = sorted({cell.gamma for cell in identity.values if cell.method == method and cell.gamma is not None})
     if len(settings) < 2:
         return None
     units = sorted({cell.unit for cell in identity.values if cell.method == method})
-    kept, said = (_table(column, method, units, settings) for column in (identity, text))
+    whole_dials = _whole_dials(method, identity, text, len(settings))
+    kept, said = (_table(column, method, units, settings, whole_dials) for column in (identity, text))
     whole = np.isfinite(kept).all(axis=1) & np.isfinite(said).all(axis=1)
     if not whole.any():
         return None
@@ -121,10 +126,29 @@ def _path(values: Float[np.ndarray, "trainings subjects settings 2"]) -> Points:
     return np.asarray(np.nanmean(values, axis=(0, 1)))
 
 
-def _table(column: Column, method: str, units: list[str], settings: list[float]) -> Float[np.ndarray, "units settings"]:
+def _whole_dials(method: str, identity: Column, text: Column, settings: int) -> set[tuple[str, int, int]]:
+    """Unit, prompt and seed of which both columns know every setting."""
+    known: dict[tuple[str, int, int], set[float]] = {}
+    for cell, value in identity.values.items():
+        if (
+            cell.method == method
+            and cell.gamma is not None
+            and np.isfinite([value, text.values.get(cell, np.nan)]).all()
+        ):
+            known.setdefault((cell.unit, cell.number, cell.seed), set()).add(cell.gamma)
+    return {place for place, found in known.items() if len(found) == settings}
+
+
+def _table(
+    column: Column,
+    method: str,
+    units: list[str],
+    settings: list[float],
+    whole_dials: set[tuple[str, int, int]],
+) -> Float[np.ndarray, "units settings"]:
     cells: dict[tuple[str, float | None], list[float]] = {}
     for cell, value in column.values.items():
-        if cell.method == method:
+        if cell.method == method and (cell.unit, cell.number, cell.seed) in whole_dials:
             cells.setdefault((cell.unit, cell.gamma), []).append(value)
     return np.array([[_mean(cells.get((unit, setting), [])) for setting in settings] for unit in units])
 

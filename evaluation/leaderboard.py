@@ -1,12 +1,13 @@
 """Methods side by side: means with intervals over subjects, ties said to be ties, metrics that can be gamed flagged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from evaluation.answers import Cell
+from evaluation.benchmarks import BenchmarkError
 from evaluation.ranking import Ranking, rank_intervals, rank_methods
 from evaluation.scoring import Column
 from evaluation.statistics import Difference, Interval, bootstrap_mean, corrected, paired_difference
@@ -14,6 +15,7 @@ from evaluation.statistics import Difference, Interval, bootstrap_mean, correcte
 CONTROLS = ("copy", "wrong subject")  # answers that nobody drew; see `evaluation.scoring.controls`
 RANKED = ("CLIP-T", "CLIP-I", "DINO-I", "CLIP-IQA", "Aesthetic")  # of FlexIP's Table 1
 HALVED = ("CLIP-I", "DINO-I")  # in DisEnvisioner's variant of the mean rank
+Case = tuple[str, int]  # unit and number of the prompt
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,14 @@ class Entry:
 class Standing:
     """One entry in one metric."""
 
-    interval: Interval  # over the subjects that all entries have
+    interval: Interval  # over the subjects that all entries have, each by the prompts that all have answered
     behind: Difference | None  # against the best entry; None for the best itself and for controls
     p: float  # of that difference, corrected for all comparisons of the board (Holm)
 
     @property
     def first(self) -> bool:
-        """Whether it is the best, or cannot be told from it."""
-        return self.behind is None or self.behind.verdict == "tie"
+        """Whether it is the best, or cannot be told from it; never where nothing was measured."""
+        return bool(np.isfinite(self.interval.mean)) and (self.behind is None or self.behind.verdict == "tie")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Leaderboard:
     controls: tuple[Entry, ...]
     columns: tuple[Column, ...]
     subjects: int
+    cases: int  # that all entries have answered: the others are in no number
     standings: Mapping[tuple[Entry, str], Standing]
     flags: Mapping[str, tuple[str, ...]]  # column -> why it must not decide alone
     ranking: Ranking | None  # None with one entry, or without a metric to rank by
@@ -60,17 +63,24 @@ class Leaderboard:
     half_weighted: Ranking | None
 
 
-def leaderboard(columns: Sequence[Column], entries: Sequence[Entry]) -> Leaderboard:
-    """Compares entries on the units that all of them answered, so that every difference is paired.
+def leaderboard(columns: Sequence[Column], entries: Sequence[Entry], blind: Collection[str] = ()) -> Leaderboard:
+    """Compares entries on the cases that all of them answered, so that every difference is paired.
+
+    Args:
+        blind: methods that see no reference, as the base model: what they win says nothing about identity.
 
     Raises:
-        ValueError: no unit that all entries have.
+        BenchmarkError: no case that all entries have.
     """
     beside = [Entry(name, None) for name in CONTROLS if any(cell.method == name for cell in columns[0].values)]
-    units = _common_units(columns[0], entries)
-    if not units:
-        raise ValueError(f"entries: {', '.join(e.title for e in entries)} have no subject in common; nothing is paired")
-    values = {(e, c.name): per_unit(c, e, units) for e in (*entries, *beside) for c in columns}
+    cases = set.intersection(*(_cases(columns[0], entry) for entry in entries)) if entries else set[Case]()
+    if not cases:
+        titles = ", ".join(entry.title for entry in entries)
+        raise BenchmarkError(f"entries: {titles} have no case in common; nothing can be paired")
+    units = sorted({unit for unit, _ in cases})
+    values = {
+        (e, c.name): per_unit(c, e, units, _shared(c, entries, cases)) for e in (*entries, *beside) for c in columns
+    }
     standings = {}
     for column in columns:
         means = [_mean(values[entry, column.name]) * (1 if column.rising else -1) for entry in entries]
@@ -82,9 +92,18 @@ def leaderboard(columns: Sequence[Column], entries: Sequence[Entry]) -> Leaderbo
     standings = _with_corrected(standings)
     ranked = [column for column in columns if column.protocol.metric in RANKED]
     ranking, interval, half = _ranked(entries, ranked, values)
-    flags = {column.name: found for column in columns if (found := _flags(column, entries, standings))}
+    flags = {column.name: found for column in columns if (found := _flags(column, entries, standings, blind))}
     return Leaderboard(
-        tuple(entries), tuple(beside), tuple(columns), len(units), standings, flags, ranking, interval, half
+        tuple(entries),
+        tuple(beside),
+        tuple(columns),
+        len(units),
+        len(cases),
+        standings,
+        flags,
+        ranking,
+        interval,
+        half,
     )
 
 
@@ -97,18 +116,27 @@ def headline_entries(columns: Sequence[Column], gamma: float) -> list[Entry]:
     return [Entry(name, min(found, key=lambda g: -1 if g is None else abs(g - gamma))) for name, found in dials.items()]
 
 
-def per_unit(column: Column, entry: Entry, units: Sequence[str]) -> Float[np.ndarray, " subjects"]:
-    """Mean over prompts and seeds within each unit; NaN where there is none."""
-    found = dict[str, list[float]]()
+def per_unit(
+    column: Column, entry: Entry, units: Sequence[str], cases: Collection[Case]
+) -> Float[np.ndarray, " subjects"]:
+    """Mean over seeds, then over these prompts, within each unit; NaN where there is none."""
+    seeds, prompts = dict[Case, list[float]](), dict[str, list[float]]()
     for cell, value in column.values.items():
-        if entry.holds(cell) and np.isfinite(value):
-            found.setdefault(cell.unit, []).append(value)
-    return np.array([np.mean(found[unit]) if unit in found else np.nan for unit in units], dtype=np.float64)
+        if entry.holds(cell) and (cell.unit, cell.number) in cases and np.isfinite(value):
+            seeds.setdefault((cell.unit, cell.number), []).append(value)
+    for (unit, _), values in seeds.items():
+        prompts.setdefault(unit, []).append(float(np.mean(values)))
+    return np.array([np.mean(prompts[unit]) if unit in prompts else np.nan for unit in units], dtype=np.float64)
 
 
-def _common_units(column: Column, entries: Sequence[Entry]) -> list[str]:
-    each = [{cell.unit for cell in column.values if entry.holds(cell)} for entry in entries]
-    return sorted(set.intersection(*each)) if each else []
+def _cases(column: Column, entry: Entry) -> set[Case]:
+    """Those in which the entry has a value."""
+    return {(c.unit, c.number) for c, value in column.values.items() if entry.holds(c) and np.isfinite(value)}
+
+
+def _shared(column: Column, entries: Sequence[Entry], cases: set[Case]) -> set[Case]:
+    """The cases that this column knows of every entry; an entry of which it knows nothing takes none away."""
+    return cases.intersection(*(known for entry in entries if (known := _cases(column, entry))))
 
 
 def _behind(mine: Float[np.ndarray, " n"], best: Float[np.ndarray, " n"]) -> Difference | None:
@@ -148,23 +176,26 @@ def _ranked(
 
 
 def _flags(
-    column: Column, entries: Sequence[Entry], standings: Mapping[tuple[Entry, str], Standing]
+    column: Column,
+    entries: Sequence[Entry],
+    standings: Mapping[tuple[Entry, str], Standing],
+    blind: Collection[str],
 ) -> tuple[str, ...]:
     """Why a column alone proves nothing: a control does as well in it as the methods."""
     sign = 1 if column.rising else -1
 
-    def mean(entry: Entry) -> float:
-        found = standings.get((entry, column.name))
-        return sign * float(found.interval.mean) if found else float("nan")
+    def best(of: Sequence[Entry]) -> float:
+        found = [standings[entry, column.name] for entry in of if (entry, column.name) in standings]
+        known = [sign * float(standing.interval.mean) for standing in found if np.isfinite(standing.interval.mean)]
+        return max(known, default=float("nan"))
 
-    known = [value for value in map(mean, entries) if np.isfinite(value)]
-    if not known:
-        return ()
-    best = max(known)
-    copy, wrong = (mean(Entry(name, None)) for name in CONTROLS)
+    copy, wrong = (best([Entry(name, None)]) for name in CONTROLS)
+    seeing, unseeing = ([e for e in entries if (e.method in blind) is side] for side in (False, True))
     flags = []
-    if np.isfinite(copy) and copy >= best:
+    if copy >= best(entries):
         flags.append("copying the reference wins")
-    if column.role == "identity" and np.isfinite(wrong) and wrong >= best:
+    if column.role == "identity" and wrong >= best(entries):
         flags.append("another subject's picture wins")
+    if column.role in ("identity", "text") and best(unseeing) >= best(seeing):
+        flags.append("a model without the reference wins")
     return tuple(flags)

@@ -74,6 +74,7 @@ def document(report: Report) -> dict[str, Any]:
             "digest": report.benchmark.digest,
             "subjects": len(report.benchmark.units),
             "cases": len(report.benchmark.cases),
+            "cases_compared": board.cases,
         },
         "pictures": len(report.answers),
         "failures": list(report.failures),
@@ -164,8 +165,12 @@ def _gallery(report: Report) -> list[dict[str, Any]]:
 
 
 def _worst(report: Report, column: Column) -> list[dict[str, Any]]:
-    """The answers of all methods that score lowest, each beside its reference."""
-    scored = [(column.values.get(answer.cell, np.nan), answer) for answer in report.answers]
+    """The answers of the leaderboard's entries that score lowest, each beside its reference.
+
+    A dial's other settings are left out: that gamma 0 keeps no identity is what it is for.
+    """
+    shown = [answer for answer in report.answers if any(entry.holds(answer.cell) for entry in report.board.entries)]
+    scored = [(column.values.get(answer.cell, np.nan), answer) for answer in shown]
     known = sorted((pair for pair in scored if np.isfinite(pair[0])), key=lambda pair: pair[0])
     prompts = {(case.unit, case.number): case for case in report.benchmark.cases}
     found = []

@@ -28,7 +28,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class EvaluateConfig(JobConfig):
     """Measure identity kept against prompt followed: a gate sweep of unseen subjects, or methods on a benchmark."""
 
-    checkpoint: Path | None = Field(default=None, description="checkpoint directory, as written by jobs.train")
+    checkpoint: Path | None = Field(
+        default=None, description="checkpoint directory, as written by jobs.train, or pocket"
+    )
     output: Path = Field(description="directory for report.html, scores.json, scores.jsonl, sweep.png and the pictures")
     dataset: Path | None = Field(
         default=None, description="dataset directory, as written by jobs.curate, to take subjects from"

@@ -26,7 +26,9 @@ class MethodConfig(Section):
 
     name: str = Field(min_length=1, description="as the report calls it")
     kind: Kind = Field(description="who draws: a checkpoint, diffusers' IP-Adapter, the base model, or somebody else")
-    checkpoint: Path | None = Field(default=None, description="flexip: checkpoint directory, a baseline's too")
+    checkpoint: Path | None = Field(
+        default=None, description="flexip: checkpoint directory, a baseline's too, or pocket"
+    )
     base: str = Field(default="pocket", description="ip-adapter, base: Stable Diffusion 1.5")
     weights: str = Field(default="", description="ip-adapter: folder or hub name")
     subfolder: str = Field(default="", description="ip-adapter: folder of the weights in it")

@@ -69,7 +69,8 @@ def evaluate(config: "EvaluateConfig") -> EvaluateResult:
     answers, failures, fresh = _answers(config, methods, plans, foreign, steps)
     answers, broken = readable(answers)
     columns, checks = _scores(config, benchmark, judges, answers)
-    board = leaderboard(columns, headline_entries(columns, config.scoring.gamma))
+    blind = [method.name for method in methods if method.kind == "base"]
+    board = leaderboard(columns, headline_entries(columns, config.scoring.gamma), blind)
     identity, text = _trade(columns)
     sweeps = [gate_sweep(method.name, identity, text) for method in methods]
     report = Report(

@@ -12,7 +12,7 @@ import torch
 
 from evaluation.baselines import load_baseline
 from evaluation.benchmarks import Photo
-from flexip.checkpoint import WEIGHTS
+from flexip.checkpoint import WEIGHTS, checkpoint_path
 from flexip.encoders import load_pipeline
 from flexip.engine import Engine
 from flexip.images import Rgb
@@ -74,7 +74,7 @@ def maker_of(method: MethodConfig, steps: Steps) -> str:
     settings = method.model_dump(mode="json", exclude={"name", "gammas", "manifest"})
     digest = hashlib.sha256(json.dumps([settings, steps.steps, steps.guidance_scale], sort_keys=True).encode())
     if method.checkpoint is not None:
-        file = method.checkpoint / WEIGHTS
+        file = checkpoint_path(method.checkpoint) / WEIGHTS
         if not file.is_file():
             raise UserError(f"methods: {method.name}: checkpoint = {method.checkpoint}: has no {WEIGHTS}")
         digest.update(file.read_bytes())
