@@ -21,6 +21,9 @@ from flexip.images import Rgb, encode_png, pad_square, resize
 
 SIDE = 512  # [px] of what the judge sees
 Complete = Callable[[Mapping[str, Any]], str]  # body of a chat completion -> the text of its answer
+_SCORE = re.compile(
+    r"\bscore[*_\s]*(?:\([^)\n]*\)[*_\s]*)?(?:[:=]|\bis\b)[*_\s]*(-?\d+(?:[.,]\d+)?)(?:\s*/\s*(\d+))?", re.IGNORECASE
+)
 
 
 class JudgeError(ValueError):
@@ -66,15 +69,19 @@ class Log:
     """JSON lines, one for each exchange, keyed by the hash of the request; written as they come."""
 
     def __init__(self, path: Path):
+        """Reads what is there. Raises JudgeError for a line that is no exchange."""
         self._path, self._known = path, dict[str, str]()
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        lines, whole = text.splitlines(), ""
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 self._known[row["request"]] = row["answer"]
+                whole += f"{line}\n"
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(lines):  # the last line may have been cut off by a kill: it is asked again
                     raise JudgeError(f"{path}:{number}: no exchange; needs `request` and `answer`") from error
+        self._mended = whole if whole != text else None  # what is left of a file whose end a kill cut off
 
     def answer(self, body: Mapping[str, Any], repeat: int, complete: Complete | None) -> str:
         """The logged answer, else the model's, which is logged; None as `complete` replays only.
@@ -88,11 +95,18 @@ class Log:
         if complete is None:
             raise JudgeError(f"{self._path}: has no answer to request {key[:12]}; judge with an endpoint first")
         text = complete(body)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"request": key, "model": body["model"], "answer": text}) + "\n")
+        self._append(json.dumps({"request": key, "model": body["model"], "answer": text}) + "\n")
         self._known[key] = text
         return text
+
+    def _append(self, line: str) -> None:
+        """After the last whole line: what a kill left of another one would spoil this one too."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._mended is not None:
+            self._path.write_text(self._mended, encoding="utf-8")
+            self._mended = None
+        with self._path.open("a", encoding="utf-8") as lines:
+            lines.write(line)
 
 
 def judge(
@@ -150,10 +164,16 @@ def ratings(verdicts: Sequence[Verdict], items: Sequence[str]) -> np.ndarray:
 
 
 def read_score(text: str) -> int | None:
-    """The last `Score: N` of an answer; None where there is none within 0..4."""
-    found = re.findall(r"score\W{0,6}(\d+)(?![\d.])", text, re.IGNORECASE)
-    score = int(found[-1]) if found else None
-    return score if score is not None and LOWEST <= score <= HIGHEST else None
+    """The last `Score: N` of an answer, also as `Score (0-4): N` or `Score: N/4`; None where N is no score.
+
+    A fraction, a negative number or one of another scale is no score; neither is a number that merely follows the word.
+    """
+    found = _SCORE.findall(text)
+    if not found:
+        return None
+    number, scale = found[-1]
+    whole = number.isdecimal() and scale in ("", str(HIGHEST))
+    return int(number) if whole and LOWEST <= int(number) <= HIGHEST else None
 
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -120,6 +120,24 @@ def _item(answer: Answer, cases: Mapping[tuple[str, int], Case], benchmark: Benc
     return Item(str(answer.cell.file(Path())), answer.image, reference, case.prompt)
 
 
+def said(completion: Any) -> str:
+    """The words of a chat completion, as the `openai` package hands on whatever an endpoint sent.
+
+    Raises:
+        ValueError: it is none: an address without /v1 may answer with a page, and some servers with an error.
+    """
+    try:
+        words = completion.choices[0].message.content
+    except (AttributeError, IndexError, TypeError) as error:
+        shown = " ".join(str(completion).split())[:120]
+        raise ValueError(
+            f"answers {shown!r}; a chat completion is needed, so give the base URL, as a rule .../v1"
+        ) from error
+    if not isinstance(words, str | None):
+        raise ValueError(f"answers with a {type(words).__name__} of words; a text is needed")
+    return words or ""
+
+
 def _endpoint(settings: JudgeSettings) -> Complete:
     """Asks over HTTP; the `openai` package is needed for this alone."""
     try:
@@ -133,8 +151,8 @@ def _endpoint(settings: JudgeSettings) -> Complete:
     def complete(body: Mapping[str, Any]) -> str:
         try:
             given: Any = dict(body)
-            return client.chat.completions.create(**given).choices[0].message.content or ""
-        except OpenAIError as error:
+            return said(client.chat.completions.create(**given))
+        except (OpenAIError, ValueError) as error:
             raise UserError(
                 f"judge.endpoint = {settings.endpoint}: {error}; what was answered is in the log"
             ) from error

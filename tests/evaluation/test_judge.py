@@ -28,7 +28,9 @@ def test_a_score_is_the_last_that_is_named():
     assert read_score("I waver between Score: 2 and more.\nScore: 3") == 3
     assert read_score("**Score:** 4") == 4
     assert read_score("score = 0") == 0
-    assert [read_score(text) for text in ("Score: 7", "Score: 2.5", "three", "")] == [None] * 4
+    assert [read_score(text) for text in ("Score: 3.", "Score (0-4): 3", "Score: 3/4", "The score is 3.")] == [3] * 4
+    no_scores = ("Score: 7", "Score: 2.5", "Score: -1", "Score: 3/10", "the score of all 4 pictures", "three", "")
+    assert [read_score(text) for text in no_scores] == [None] * 7
 
 
 def test_orders_are_swapped_and_exchanges_replayed(tmp_path):
@@ -49,6 +51,9 @@ def test_orders_are_swapped_and_exchanges_replayed(tmp_path):
     with log.open("a") as lines:
         lines.write('{"request": "cut o')  # the kill came while this was written
     assert judge(ITEMS, PRESERVATION, "judge-1", Log(log), None, repeats=4) == first
+    more = judge(ITEMS, FOLLOWING, "judge-1", Log(log), complete, repeats=1)  # goes on after the last whole line
+    assert judge(ITEMS, FOLLOWING, "judge-1", Log(log), None, repeats=1) == more
+    assert len(log.read_text().splitlines()) == len(first) + len(more)
     with pytest.raises(JudgeError, match="has no answer to request"):
         judge(ITEMS, PRESERVATION, "judge-2", Log(log), None)
     table = ratings(first, ["a", "b"])
