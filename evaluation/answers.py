@@ -4,6 +4,7 @@ A row is one file, written under another name first, so that it is there whole o
 kept to go on after a kill.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -113,7 +114,8 @@ def foreign_answers(method: str, manifest: Path, benchmark: Benchmark) -> list[A
     `gamma`. A unique token in the prompt, as in "a sks dog", is not the benchmark's: leave it out.
 
     Raises:
-        BenchmarkError: a line that names no picture, subject or prompt, or what another line has; with its place.
+        BenchmarkError: a line that names no picture, subject or prompt, or what another line has, with its place; or
+            no line at all.
     """
     numbers = {(case.unit, _plain(case.prompt)): case.number for case in benchmark.cases}
     answers, seen = list[Answer](), dict[Cell, str]()
@@ -134,12 +136,15 @@ def foreign_answers(method: str, manifest: Path, benchmark: Benchmark) -> list[A
         if not file.is_file():
             raise BenchmarkError(f"{place}: file = {str(file)!r}: no such file")
         answers.append(Answer(cell, file))
+    if not answers:
+        raise BenchmarkError(f"{manifest}: no line; a picture a line is needed")
     return answers
 
 
 def slug(text: str) -> str:
-    """The text as a file's name."""
-    return re.sub(r"[^\w.+-]+", "_", text)
+    """The text as a file's name, of another text another: where a character had to go, a hash of the text follows."""
+    name = re.sub(r"[^\w.+-]+", "_", text)
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _unit(place: str, row: Mapping[str, Any]) -> str:

@@ -118,26 +118,37 @@ def without_subject(prompt: str, words: Sequence[str]) -> str:
 def pooled(benchmarks: Sequence[Benchmark]) -> tuple[Benchmark, list[str]]:
     """Several benchmarks as one, and a line for every subject that was left out.
 
-    A subject whose shown picture is, byte for byte, a photograph of an earlier one is the same subject: 15 of
+    A subject with a photograph that is, byte for byte, one of an earlier benchmark's is the same subject: 15 of
     MS-Bench's 39 pictures are DreamBench's. It goes, with its cases; counted twice it would weigh double, and the two
     would not be independent.
+
+    Raises:
+        BenchmarkError: two benchmarks of one name, whose subjects could not be told apart.
     """
+    names = [benchmark.name for benchmark in benchmarks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BenchmarkError(f"benchmarks: {twice!r} is there twice; a folder is called as it is named, rename one")
     subjects, cases, dropped = list[Subject](), list[Case](), list[str]()
     owner = dict[str, str]()  # digest of a photograph -> who was there first
     for benchmark in benchmarks:
         alias = dict[str, str]()
         for subject in benchmark.subjects:
-            earlier = owner.get(subject.reference.digest)
+            earlier = next((owner[photo.digest] for photo in subject.photos if photo.digest in owner), None)
             if earlier:
                 dropped.append(f"{benchmark.name}/{subject.name}: the same picture as {earlier}")
                 continue
-            alias[subject.name] = f"{benchmark.name}/{subject.name}"
+            alias[subject.name] = f"{_prefix(benchmark.name)}/{subject.name}"
             subjects.append(replace(subject, name=alias[subject.name]))
         owner |= {p.digest: alias[s.name] for s in benchmark.subjects if s.name in alias for p in s.photos}
         for case in benchmark.cases:
             if all(name in alias for name in case.subjects):
                 cases.append(replace(case, subjects=tuple(alias[name] for name in case.subjects)))
-    return Benchmark("+".join(benchmark.name for benchmark in benchmarks), tuple(subjects), tuple(cases)), dropped
+    return Benchmark("+".join(names), tuple(subjects), tuple(cases)), dropped
+
+
+def _prefix(name: str) -> str:
+    """A benchmark's name as the names of its subjects have it in a pool: + would join several subjects."""
+    return name.replace("++", "-plus").replace("+", "-")
 
 
 def without_broken(benchmark: Benchmark) -> tuple[Benchmark, list[str]]:

@@ -75,7 +75,9 @@ def folder_benchmark(path: Path, prompts: Sequence[str] = ()) -> Benchmark:
             name = entry.name if entry.is_dir() else entry.stem
             word = re.sub(r"[_\-\d]+", " ", name).strip() or name
             subjects.append(Subject(name, word, tuple(photo_at(file) for file in files)))
-    return _checked(path.name, subjects, [case for subject in subjects for case in cases_of(subject, prompts)], path)
+    return _checked(
+        path.resolve().name, subjects, [case for subject in subjects for case in cases_of(subject, prompts)], path
+    )
 
 
 def pocket_benchmark(split: Split = "test", creatures: int = 64, photos: int = 3) -> Benchmark:
@@ -194,7 +196,7 @@ def _from_manifest(file: Path) -> Benchmark:
         word, kind = text_field(place, row, "word", name), str(row.get("kind", ""))
         subjects.append(Subject(name, word, photos, shown, kind))
         cases += cases_of(subjects[-1], prompts)
-    return _checked(file.parent.name, subjects, cases, file)
+    return _checked(file.parent.resolve().name, subjects, cases, file)
 
 
 def _texts(place: str, row: dict[str, Any], name: str) -> list[str]:
@@ -224,4 +226,7 @@ def _checked(name: str, subjects: Sequence[Subject], cases: Sequence[Case], wher
         raise BenchmarkError(f"{where}: {len(subjects)} subjects, {len(cases)} cases; a benchmark has both")
     if joined := next((subject.name for subject in subjects if "+" in subject.name), None):
         raise BenchmarkError(f"{where}: subject = {joined!r}; + joins several subjects of one picture, name it without")
+    names = [subject.name for subject in subjects]
+    if twice := next((known for known in names if names.count(known) > 1), None):
+        raise BenchmarkError(f"{where}: subject = {twice!r}: there are two of this name; rename a file or a folder")
     return Benchmark(name, tuple(subjects), tuple(cases))

@@ -80,6 +80,19 @@ def test_pooling_counts_the_same_picture_once(ms_bench, tmp_path):
     assert [subject.name for subject in together.subjects] == ["own/pet", "ms-bench/dog", "ms-bench/clock"]
     assert together.units == ("own/pet", "ms-bench/dog+ms-bench/clock")
     assert together.cases[0].prompt == "a pet at sea"
+    _, dropped = pooled([read_benchmark("ms-bench", ms_bench), own])  # whichever comes first, shown there or not
+    assert dropped == ["own/pet: the same picture as ms-bench/cat"]
+    with pytest.raises(BenchmarkError, match="'own' is there twice"):
+        pooled([own, own])
+
+
+def test_a_pool_keeps_the_subjects_of_a_benchmark_with_a_plus_apart(ms_bench, tmp_path):
+    picture(tmp_path / "plus" / "images" / "animal" / "00.jpg", 90)
+    (tmp_path / "plus" / "captions" / "animal").mkdir(parents=True)
+    (tmp_path / "plus" / "captions" / "animal" / "00.txt").write_text("kitten\na kitten in oils\n")
+    together, _ = pooled([read_benchmark("dreambench++", tmp_path / "plus"), read_benchmark("ms-bench", ms_bench)])
+    names = {subject.name for subject in together.subjects}
+    assert all(set(case.unit.split("+")) == set(case.subjects) <= names for case in together.cases)
 
 
 def test_a_folder_needs_prompts(tmp_path):
@@ -91,6 +104,9 @@ def test_a_folder_needs_prompts(tmp_path):
     assert [case.prompt for case in found.cases] == ["a my cat in the snow"]
     with pytest.raises(BenchmarkError, match="no folder"):
         read_benchmark("folder", tmp_path / "nowhere")
+    picture(tmp_path / "own" / "my_cat_2" / "0.png", 4)
+    with pytest.raises(BenchmarkError, match="'my_cat_2': there are two of this name"):
+        read_benchmark("folder", tmp_path / "own")
 
 
 @pytest.mark.parametrize(

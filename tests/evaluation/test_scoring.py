@@ -54,6 +54,8 @@ def test_a_row_is_known_by_what_it_answers_and_who_drew_it(benchmark, perfect, t
     cut.write_bytes(perfect[0].photo.data[:100])
     assert read_row(cut) is None
     assert dataclasses.replace(cell, gamma=0.5).file(root).name == "000-s0-g0.500.png"
+    files = {dataclasses.replace(cell, method=name).file(root) for name in ("a b", "a_b", "a/b")}
+    assert len(files) == 3  # names that differ in what a file's name cannot hold
 
 
 def test_scores_are_of_pictures_not_of_their_order_and_are_not_computed_twice(benchmark, judges, perfect, tmp_path):
@@ -147,6 +149,9 @@ def test_somebody_elses_pictures_need_their_manifest(benchmark, perfect, tmp_pat
         manifest.write_text(json.dumps(wrong))
         with pytest.raises(BenchmarkError, match=f"manifest.jsonl{said}"):
             foreign_answers("theirs", manifest, benchmark)
+    manifest.write_text("\n")
+    with pytest.raises(BenchmarkError, match=r"manifest\.jsonl: no line"):
+        foreign_answers("theirs", manifest, benchmark)
     manifest.write_text(json.dumps(line) + "\n" + json.dumps(line))
     with pytest.raises(BenchmarkError, match=r":2: the same picture as in .*manifest.jsonl:1"):
         foreign_answers("theirs", manifest, benchmark)
@@ -180,6 +185,15 @@ def test_a_sweep_knows_its_curves_front_area_and_order():
     assert gate_sweep("nobody", identity, text) is None
 
 
+def test_a_lost_picture_does_not_bend_the_curve():
+    kept, said = dial("flexip", 0.6)
+    odd = {dataclasses.replace(cell, number=1): 0.0 for cell in kept if cell.gamma != 1}  # its last setting was lost
+    identity, text = (column(name, {**values, **odd}) for name, values in (("DINO-I", kept), ("CLIP-T", said)))
+    found = gate_sweep("flexip", identity, text)
+    assert found is not None
+    np.testing.assert_allclose(found.curves[0].mean, [0.225, 0.525, 0.825])
+
+
 def test_a_better_method_leads_and_an_equal_one_ties():
     ours, _ = dial("ours", 0.6)
     theirs, _ = dial("theirs", 0.4)
@@ -199,8 +213,38 @@ def test_only_subjects_that_all_have_are_compared():
     ours, theirs = dial("ours", 0.6, units=4)[0], dial("theirs", 0.4, units=6)[0]
     table = [column("DINO-I", {**ours, **theirs})]
     assert leaderboard(table, headline_entries(table, 0.5)).subjects == 4
-    with pytest.raises(ValueError, match="no subject in common"):
+    with pytest.raises(ValueError, match="no case in common"):
         leaderboard(table, [Entry("ours", 0.5), Entry("nobody", None)])
+
+
+def test_who_answered_the_easy_prompts_alone_is_compared_by_those():
+    easy, hard = ({Cell("ours", f"u{u}", n, 0): 0.2 + 0.4 * n + 0.01 * u for u in range(6)} for n in (1, 0))
+    theirs = {dataclasses.replace(cell, method="theirs"): value - 0.1 for cell, value in easy.items()}
+    seeds = {dataclasses.replace(cell, seed=1): value for cell, value in easy.items()}  # more seeds weigh no more
+    table = [column("CLIP-T", {**easy, **hard, **theirs, **seeds})]
+    board = leaderboard(table, headline_entries(table, 0.5))
+    ours, behind = (board.standings[entry, table[0].name] for entry in board.entries)
+    assert (board.subjects, board.cases) == (6, 6)
+    assert float(ours.interval.mean) == pytest.approx(0.625)
+    assert behind.behind is not None
+    assert (float(behind.behind.interval.mean), behind.first) == (pytest.approx(-0.1), False)
+
+
+def test_what_was_not_measured_is_not_first():
+    ours, theirs = dial("ours", 0.6)[0], dial("theirs", 0.4)[0]
+    known = {cell: value if cell.method == "ours" else np.nan for cell, value in {**ours, **theirs}.items()}
+    table = [column("DINO-I", {**ours, **theirs}), column("Seed diversity", known)]
+    board = leaderboard(table, headline_entries(table, 0.5))
+    assert [board.standings[entry, table[1].name].first for entry in board.entries] == [True, False]
+
+
+def test_what_a_model_without_the_reference_wins_is_flagged():
+    ours, base = dial("ours", 0.6), dial("base", 0.4)
+    above = {cell: value + 0.2 for cell, value in base[1].items()}
+    table = [column("DINO-I", {**ours[0], **base[0]}, "identity"), column("CLIP-T", {**ours[1], **above}, "text")]
+    board = leaderboard(table, headline_entries(table, 0.5), ["base"])
+    assert board.flags == {table[1].name: ("a model without the reference wins",)}
+    assert not leaderboard(table, headline_entries(table, 0.5)).flags
 
 
 def test_columns_of_other_weights_are_not_joined():
