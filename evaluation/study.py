@@ -95,15 +95,22 @@ def make_trials(
 
 def page(trials: Sequence[Trial], title: str) -> str:
     """The page as one HTML file; `?rater=NAME` says who answers. It sends nothing: raters save a file."""
+    counts = dict[tuple[bool, Question], int]()
+    turns = list[int]()  # of a trial among those like it, so that places are balanced within each question
+    for trial in trials:
+        kind = (trial.is_check, trial.question)
+        turns.append(counts.get(kind, 0))
+        counts[kind] = turns[-1] + 1
     shown = [
         {
             "id": trial.id,
+            "turn": turn,
             "ask": QUESTIONS[trial.question],
             "prompt": trial.prompt,
             "reference": trial.reference,
             "options": [{"code": code, "picture": picture} for code, _, picture in trial.options],
         }
-        for trial in trials
+        for trial, turn in zip(trials, turns, strict=True)
     ]
     environment = jinja2.Environment(autoescape=True)
     template = environment.from_string(files("evaluation").joinpath("study.html.j2").read_text("utf-8"))
@@ -187,7 +194,11 @@ def _agreement(table: Mapping[str, Mapping[str, str]], raters: Sequence[str], me
 
 
 def _with_checks(benchmark: Benchmark, trials: list[Trial], every: int) -> list[Trial]:
-    """After every so many trials one whose right picture is the reference itself, and whose wrong ones are others'."""
+    """After every so many trials, and once at least, one whose right picture is the reference itself.
+
+    Its wrong ones are others' references.
+    """
+    every = min(every, len(trials))
     if len(benchmark.subjects) <= max(len(trial.unit.split("+")) for trial in trials):
         return trials  # nobody else is there to be wrong
     tiles = {subject.name: tile(subject.reference.image) for subject in benchmark.subjects}
@@ -205,7 +216,10 @@ def _with_checks(benchmark: Benchmark, trials: list[Trial], every: int) -> list[
 
 
 def _coded(trial: str, pictures: Sequence[tuple[str, str]]) -> tuple[tuple[str, str, str], ...]:
-    return tuple((_digest(f"{trial} {i} {method}")[:8], method, data) for i, (method, data) in enumerate(pictures))
+    """A code for each picture, of another picture another: votes of an earlier study are not taken for this one's."""
+    return tuple(
+        (_digest(f"{trial} {i} {method} {data}")[:8], method, data) for i, (method, data) in enumerate(pictures)
+    )
 
 
 def _digest(text: str) -> str:

@@ -64,6 +64,8 @@ def _analyse(config: StudyConfig) -> Path:
     path.write_text(json.dumps(_document(found), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for line in found.dropped:
         say("study", f"left out: {line}")
+    if not found.raters:
+        raise UserError("votes: no rater is left, each has missed attention checks; see --misses")
     for share in found.shares:
         low, high = float(share.share.low), float(share.share.high)
         say("study", f"{share.question:<12} {share.method}: {float(share.share.mean):.1%} [{low:.1%}, {high:.1%}]")

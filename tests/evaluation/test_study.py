@@ -1,6 +1,7 @@
 """A study's page, its key and what its votes say."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -41,6 +42,25 @@ def test_raters_see_pictures_and_no_names(trials):
     assert all(code in html for trial in trials for code, _, _ in trial.options)
     assert "http" not in html.replace("http-equiv", "")
     assert {"ours", "theirs", "other"} == set(key(trials)[trials[0].id]["options"].values())
+
+
+def test_places_are_balanced_within_each_question(trials):
+    shown = json.loads(re.findall(r"TRIALS = (\[.*?\]);\n", page(trials, "t"))[0])
+    for ask in {entry["ask"] for entry in shown}:
+        real = [entry["turn"] for entry in shown if entry["ask"] == ask and not entry["id"].startswith(CHECK)]
+        assert sorted(real) == list(range(8))  # each place in turn, whatever stands between
+
+
+def test_there_is_a_check_in_a_short_study_and_votes_of_other_pictures_are_refused(trials):
+    benchmark = pocket_benchmark("test", creatures=2, photos=1).first(prompts=1)
+    both = []
+    for shade in (10, 20):
+        photo = Photo(encode_png(np.full((32, 32, 3), shade, np.uint8)), "grey")
+        answers = [Answer(Cell(m, c.unit, c.number, 0), photo) for m in METHODS for c in benchmark.cases]
+        both.append(make_trials(benchmark, answers, METHODS, most=2))
+    assert [sum(trial.is_check for trial in found) for found in both] == [1, 1]
+    with pytest.raises(BenchmarkError, match="not in the study's key"):
+        analyse(votes_of(both[0], "anna", "ours"), key(both[1]))
 
 
 def votes_of(trials, rater: str, method: str, check: str = RIGHT) -> list[dict[str, str]]:
