@@ -111,7 +111,8 @@ def foreign_answers(method: str, manifest: Path, benchmark: Benchmark) -> list[A
     """Somebody else's pictures, by a manifest of JSON lines beside them.
 
     A line has `file`, `subject` (or a list, `subjects`), `prompt` as the benchmark says it, and optionally `seed` and
-    `gamma`. A unique token in the prompt, as in "a sks dog", is not the benchmark's: leave it out.
+    `gamma`. A unique token in the prompt, as in "a sks dog", is not the benchmark's: leave it out. Of a benchmark that
+    is a part of one, lines of other subjects and prompts are passed over.
 
     Raises:
         BenchmarkError: a line that names no picture, subject or prompt, or what another line has, with its place; or
@@ -121,6 +122,8 @@ def foreign_answers(method: str, manifest: Path, benchmark: Benchmark) -> list[A
     answers, seen = list[Answer](), dict[Cell, str]()
     for place, row in manifest_lines(manifest):
         unit, prompt = _unit(place, row), text_field(place, row, "prompt")
+        if benchmark.part and (unit, _plain(prompt)) not in numbers:
+            continue
         if unit not in benchmark.units:
             raise BenchmarkError(f"{place}: subject = {unit!r}; {benchmark.name} has {_some(benchmark.units)}")
         number = numbers.get((unit, _plain(prompt)))
@@ -137,7 +140,7 @@ def foreign_answers(method: str, manifest: Path, benchmark: Benchmark) -> list[A
             raise BenchmarkError(f"{place}: file = {str(file)!r}: no such file")
         answers.append(Answer(cell, file))
     if not answers:
-        raise BenchmarkError(f"{manifest}: no line; a picture a line is needed")
+        raise BenchmarkError(f"{manifest}: no line of {_some(benchmark.units)}; a picture a line is needed")
     return answers
 
 

@@ -75,6 +75,7 @@ class Benchmark:
     name: str
     subjects: tuple[Subject, ...]
     cases: tuple[Case, ...]
+    part: bool = False  # whether subjects or prompts were left out: a manifest may speak of those
 
     def subject(self, name: str) -> Subject:
         return next(subject for subject in self.subjects if subject.name == name)
@@ -96,7 +97,8 @@ class Benchmark:
         units = set(self.units[:subjects])
         cases = [case for case in self.cases if case.unit in units and (prompts is None or case.number < prompts)]
         needed = {name for case in cases for name in case.subjects}
-        return replace(self, subjects=tuple(s for s in self.subjects if s.name in needed), cases=tuple(cases))
+        kept = tuple(s for s in self.subjects if s.name in needed)
+        return replace(self, subjects=kept, cases=tuple(cases), part=self.part or len(cases) < len(self.cases))
 
 
 def cases_of(subject: Subject, prompts: Iterable[str]) -> list[Case]:
@@ -143,7 +145,8 @@ def pooled(benchmarks: Sequence[Benchmark]) -> tuple[Benchmark, list[str]]:
         for case in benchmark.cases:
             if all(name in alias for name in case.subjects):
                 cases.append(replace(case, subjects=tuple(alias[name] for name in case.subjects)))
-    return Benchmark("+".join(names), tuple(subjects), tuple(cases)), dropped
+    part = bool(dropped) or any(benchmark.part for benchmark in benchmarks)
+    return Benchmark("+".join(names), tuple(subjects), tuple(cases), part), dropped
 
 
 def _prefix(name: str) -> str:
@@ -167,7 +170,8 @@ def without_broken(benchmark: Benchmark) -> tuple[Benchmark, list[str]]:
     cases = tuple(case for case in benchmark.cases if not broken.keys() & set(case.subjects))
     if broken and not cases:
         raise BenchmarkError(f"{benchmark.name}: no subject is left; {next(iter(broken.values()))}")
-    return replace(benchmark, subjects=subjects, cases=cases), list(broken.values())
+    part = benchmark.part or bool(broken)
+    return replace(benchmark, subjects=subjects, cases=cases, part=part), list(broken.values())
 
 
 def manifest_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -207,6 +207,8 @@ def _texts(place: str, row: dict[str, Any], name: str) -> list[str]:
 
 
 def _own_prompts(file: Path) -> list[str]:
+    if not file.is_file():
+        raise BenchmarkError(f"{file}: cannot be read (no such file); write a prompt a line, or give benchmark.prompts")
     prompts = [line.strip() for line in _text(file).splitlines() if line.strip()]
     if not prompts:
         raise BenchmarkError(f"{file}: no prompt; one a line is expected, in which {{}} stands for the subject")

@@ -132,6 +132,7 @@ def test_what_is_no_picture_costs_its_own_row(perfect, tmp_path):
 def test_somebody_elses_pictures_need_their_manifest(benchmark, perfect, tmp_path):
     (tmp_path / "one.png").write_bytes(perfect[0].photo.data)
     case = benchmark.cases[0]
+    benchmark = dataclasses.replace(benchmark, part=False)
     line = {"file": "one.png", "subject": case.unit, "prompt": case.prompt.upper() + "."}
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text(json.dumps(line) + "\n" + json.dumps({**line, "seed": 1, "gamma": 0.25}) + "\n")
@@ -149,8 +150,12 @@ def test_somebody_elses_pictures_need_their_manifest(benchmark, perfect, tmp_pat
         manifest.write_text(json.dumps(wrong))
         with pytest.raises(BenchmarkError, match=f"manifest.jsonl{said}"):
             foreign_answers("theirs", manifest, benchmark)
+    other = {**line, "subject": benchmark.units[1], "prompt": benchmark.cases[2].prompt}
+    manifest.write_text(json.dumps(line) + "\n" + json.dumps(other))
+    few = benchmark.first(subjects=1)
+    assert [len(foreign_answers("theirs", manifest, asked)) for asked in (benchmark, few)] == [2, 1]
     manifest.write_text("\n")
-    with pytest.raises(BenchmarkError, match=r"manifest\.jsonl: no line"):
+    with pytest.raises(BenchmarkError, match=r"manifest\.jsonl: no line of 'test-000'"):
         foreign_answers("theirs", manifest, benchmark)
     manifest.write_text(json.dumps(line) + "\n" + json.dumps(line))
     with pytest.raises(BenchmarkError, match=r":2: the same picture as in .*manifest.jsonl:1"):
