@@ -12,6 +12,7 @@ from evaluation.metrics import assigned_similarity
 from evaluation.pocket import read_values
 from flexip import pocket
 from flexip.encoders import fingerprint
+from flexip.faces import FaceLibrary
 from flexip.images import Rgb, resize
 from flexip.pocket.face import EXPRESSIONS, POSES
 
@@ -21,13 +22,16 @@ class Faces:
     """The faces found in one picture, in any order."""
 
     embeddings: Float[np.ndarray, "found width"]
-    expressions: tuple[str, ...]
-    poses: tuple[str, ...]
+    expressions: tuple[str | None, ...]  # None where the reader does not tell
+    poses: tuple[str | None, ...]
 
     @property
     def packed(self) -> Float[np.ndarray, " numbers"]:
         """All of it as numbers for a cache: how many faces and numbers of each, then embedding, expression, pose."""
-        said = [[EXPRESSIONS.index(e), list(POSES).index(p)] for e, p in zip(self.expressions, self.poses, strict=True)]
+        said = [
+            [-1 if e is None else EXPRESSIONS.index(e), -1 if p is None else list(POSES).index(p)]
+            for e, p in zip(self.expressions, self.poses, strict=True)
+        ]
         rows = np.concatenate([self.embeddings, np.array(said).reshape(-1, 2)], axis=1)
         return np.concatenate([rows.shape, rows.ravel()]).astype(np.float32)
 
@@ -36,8 +40,11 @@ class Faces:
         """What was `packed`."""
         rows = numbers[2:].reshape(int(numbers[0]), int(numbers[1]))
         expressions, poses = (rows[:, column].astype(int) for column in (-2, -1))
-        names = list(POSES)
-        return cls(rows[:, :-2], tuple(EXPRESSIONS[e] for e in expressions), tuple(names[p] for p in poses))
+        said = (
+            tuple(names[i] if i >= 0 else None for i in found)
+            for names, found in ((EXPRESSIONS, expressions), (list(POSES), poses))
+        )
+        return cls(rows[:, :-2], *said)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class FaceReader:
     name: str
     weights: str
     read: Callable[[Sequence[Rgb]], list[Faces]]
+    tells_motion: bool = True  # expression and pose, beside identity
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,20 @@ def score_faces(
         expression=_share(found.expressions, chosen, expressions),
         pose=_share(found.poses, chosen, poses),
     )
+
+
+def library_faces(library: FaceLibrary) -> FaceReader:
+    """A face library of the project, for real pictures: it tells whose a face is, and neither expression nor pose."""
+
+    def read(images: Sequence[Rgb]) -> list[Faces]:
+        found = [[face.identity for face in library.find(image)] for image in images]
+        nothing = [(None,) * len(faces) for faces in found]
+        return [
+            Faces(np.array(faces, dtype=np.float32).reshape(-1, library.identity_width), unsaid, unsaid)
+            for faces, unsaid in zip(found, nothing, strict=True)
+        ]
+
+    return FaceReader(f"{library.name} faces", library.fingerprint, read, tells_motion=False)
 
 
 def pocket_faces() -> FaceReader:
@@ -112,7 +134,7 @@ def embed_creatures(identity: nn.Module, images: Sequence[Rgb]) -> Float[np.ndar
     return identity(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
 
 
-def _share(read: Sequence[str], chosen: np.ndarray, asked: Sequence[str | None]) -> float:
+def _share(read: Sequence[str | None], chosen: np.ndarray, asked: Sequence[str | None]) -> float:
     """Share of what was asked for that the assigned faces show."""
     right = [which >= 0 and read[which] == word for which, word in zip(chosen, asked, strict=True) if word is not None]
     return float(np.mean(right)) if right else float("nan")

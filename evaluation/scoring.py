@@ -176,7 +176,8 @@ class Scoring:
         truth = {(case.unit, case.number): dict(case.truth) for case in self.benchmark.cases}
         scores = np.full((len(self.answers), 4), np.nan)
         for i, (answer, found) in enumerate(zip(self.answers, self._faces_in(reader, self.answers), strict=True)):
-            people, asked = answer.cell.unit.split("+"), truth[answer.cell.unit, answer.cell.number]
+            people = answer.cell.unit.split("+")
+            asked = truth[answer.cell.unit, answer.cell.number] if reader.tells_motion else {}
             if not all(name in wanted for name in people):
                 continue
             state = [[asked.get(name)] * len(people) for name in ("expression", "pose")]

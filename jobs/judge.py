@@ -19,8 +19,9 @@ from pydantic import Field
 from evaluation.answers import Answer
 from evaluation.benchmarks import Benchmark, Case
 from evaluation.judge import Complete, Item, Log, judge, judgements, ratings, verdict_rows
+from evaluation.leaderboard import CONTROLS
 from evaluation.rubrics import FOLLOWING, PRESERVATION, STYLE
-from evaluation.scoring import readable
+from evaluation.scoring import controls, readable
 from evaluation.statistics import bootstrap_mean, krippendorff_alpha
 from jobs.config import Section, load
 from jobs.console import UserError, command_line, say
@@ -35,6 +36,9 @@ class JudgeSettings(Section):
     repeats: int = Field(default=4, ge=1, description="times that each question is asked; every other one is swapped")
     temperature: float = Field(default=0.0, ge=0, description="of the model")
     most: int = Field(default=200, ge=1, description="pictures of each method to judge, evenly over the benchmark")
+    controls: int = Field(
+        default=8, ge=0, description="copies and wrong subjects to judge too: what the judge is worth"
+    )
     style: bool = Field(default=False, description="the subjects are styles: ask about style instead of the subject")
     timeout_s: float = Field(default=120, gt=0, description="for one answer [s]")
 
@@ -58,10 +62,18 @@ def run(config: JudgeConfig) -> Path:
     found: dict[str, Any] = {}
     for method, items in _items(config).items():
         found[method] = _judged(config.judge, method, items, log, complete)
+    _say_worth(found)
     path = config.output / "judge.json"
     path.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     say("judge", f"{path}")
     return path
+
+
+def _say_worth(found: Mapping[str, Any]) -> None:
+    """A judge to whom another subject is as good as a copy of the reference judges nothing."""
+    copy, wrong = (found[name]["preservation"]["mean"] if name in found else None for name in CONTROLS)
+    if copy is not None and wrong is not None and wrong >= copy:
+        say("flag", f"preservation: a wrong subject gets {wrong:.3f}, a copy {copy:.3f}: this judge does not look")
 
 
 def _judged(
@@ -102,16 +114,22 @@ def _items(config: JudgeConfig) -> dict[str, dict[str, tuple[str, Item]]]:
     """Method -> picture's name -> (unit, what to judge)."""
     benchmark, _ = questions_of(config)
     cases = {(case.unit, case.number): case for case in benchmark.cases}
-    found = {}
+    found = dict[str, list[Answer]]()
     for method in methods_of(config):
         answers = stored_answers(config, method, benchmark)
         answers, _ = readable(answers[:: max(1, -(-len(answers) // config.judge.most))])
         if not answers:
             raise UserError(f"output = {config.output}: has no picture of {method.name}; run jobs.evaluate first")
-        found[method.name] = {
-            str(answer.cell.file(Path())): (answer.cell.unit, _item(answer, cases, benchmark)) for answer in answers
-        }
-    return found
+        found[method.name] = answers
+    nobody = controls(benchmark, config.seeds[:1])
+    for name in CONTROLS if config.judge.controls else ():
+        drawn = [answer for answer in nobody if answer.cell.method == name]
+        if shown := drawn[:: max(1, -(-len(drawn) // config.judge.controls))]:
+            found[name] = shown
+    return {
+        name: {str(a.cell.file(Path())): (a.cell.unit, _item(a, cases, benchmark)) for a in answers}
+        for name, answers in found.items()
+    }
 
 
 def _item(answer: Answer, cases: Mapping[tuple[str, int], Case], benchmark: Benchmark) -> Item:

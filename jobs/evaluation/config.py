@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from evaluation.layouts import Layout
+from flexip.faces import FaceLibraryName
 from jobs.config import Section
 
 Kind = Literal["flexip", "ip-adapter", "base", "pictures"]
@@ -69,6 +70,13 @@ class ScoringConfig(Section):
     masked: bool = Field(default=False, description="metrics on the subject alone, cut out by curation's detector")
     truth: bool | None = Field(
         default=None, description="read faces and edits with the pocket oracles; none: on the pocket benchmark"
+    )
+    faces: FaceLibraryName | None = Field(
+        default=None, description="FaceSim by a face library; none: on the pocket benchmark by its own nets, else not"
+    )
+    face_files: list[Path] = Field(
+        default=[],
+        description="of the face library; opencv: YuNet's and SFace's .onnx, insightface: the models' folder",
     )
     gamma: float = Field(default=0.5, ge=0, description="the setting at which a dial stands in the leaderboard")
     cache: Path | None = Field(default=None, description="SQLite file of embeddings; none: <output>/embeddings.sqlite")

@@ -83,7 +83,7 @@ def evaluate(config: "EvaluateConfig") -> EvaluateResult:
         answers=answers,
         failures=[*failures, *broken],
         notes=notes,
-        remarks=_remarks(config),
+        remarks=_remarks(config, own),
         checks=checks,
         provenance=_provenance(config, methods, steps),
     )
@@ -154,13 +154,20 @@ def _own_encoders(config: "EvaluateConfig") -> EncoderNames:
     return EncoderNames(**read_config(config.checkpoint)["encoders"]) if config.checkpoint else EncoderNames()
 
 
-def _remarks(config: "EvaluateConfig") -> list[str]:
-    if config.scoring.clip and config.scoring.dino:
-        return []
-    return [
-        "Where the configuration names no other encoder, pictures are compared by those that also condition the "
-        "checkpoint, which flatters it: compare settings of one method by them, not methods with each other."
-    ]
+def _remarks(config: "EvaluateConfig", own: EncoderNames) -> list[str]:
+    remarks, given = list[str](), config.scoring
+    if config.checkpoint and not (given.clip and given.dino):
+        remarks.append(
+            "Where the configuration names no other encoder, pictures are compared by those that also condition the "
+            "checkpoint, which flatters it: compare settings of one method by them, not methods with each other."
+        )
+    if "pocket" in (given.clip or own.clip, given.dino or own.dino) and set(config.benchmark.layout) - {"pocket"}:
+        remarks.append(
+            "Pictures are compared by the pocket encoders, which have seen the pocket world alone: of other pictures "
+            "their numbers mean little. Name published ones, as scoring.clip = ViT-B-32-quickgelu/openai and "
+            "scoring.dino = vit_small_patch16_224.dino."
+        )
+    return remarks
 
 
 def _trade(columns: Sequence[Column]) -> tuple[Column, Column]:

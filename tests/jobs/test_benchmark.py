@@ -109,7 +109,12 @@ def test_diffusers_ip_adapter_draws_by_its_scale(tmp_path):
     assert maker_of(method, steps) != maker_of(method, Steps(3, 2.0, 2))
 
 
-def test_a_study_and_a_judge_read_the_same_pictures(untrained_checkpoint, tmp_path, capsys):
+def test_the_adapters_of_the_package_are_a_method():
+    method = MethodConfig(name="flexip", kind="flexip", checkpoint=Path("pocket"))
+    assert maker_of(method, Steps(1, 1.0, 1)) != maker_of(MethodConfig(name="b", kind="base"), Steps(1, 1.0, 1))
+
+
+def test_a_study_and_a_judge_read_the_same_pictures(untrained_checkpoint, tmp_path, capsys, monkeypatch):
     """Somebody else's pictures, so that nothing is drawn."""
     benchmark = benchmark_of(POCKET)[0]
     methods = []
@@ -133,11 +138,37 @@ def test_a_study_and_a_judge_read_the_same_pictures(untrained_checkpoint, tmp_pa
     found = json.loads(study.run(study.StudyConfig(**given, votes=[tmp_path / "votes.json"])).read_text())
     assert page.read_text().startswith("<!doctype html>")
     assert {(s["method"], s["share"]) for s in found["shares"]} == {("ours", 1.0), ("theirs", 0.0)}
+    monkeypatch.setattr(judge, "_endpoint", lambda settings: lambda body: "Score: 4")
+    asked = judge.JudgeConfig(**given, judge=judge.JudgeSettings(model="always 4", endpoint="x", repeats=2, controls=1))
+    written = json.loads(judge.run(asked).read_text())
+    assert list(written) == ["ours", "theirs", "copy", "wrong subject"]
+    assert "a wrong subject gets 1.000, a copy 1.000" in capsys.readouterr().out
+    replay = asked.model_copy(update={"judge": asked.judge.model_copy(update={"endpoint": None})})
+    assert json.loads(judge.run(replay).read_text()) == written
     with pytest.raises(UserError, match=r"judge.model is missing"):
         judge.run(judge.JudgeConfig(**given))
     asking = judge.JudgeConfig(**given, judge=judge.JudgeSettings(model="m", repeats=2))
     with pytest.raises(ValueError, match="has no answer to request"):
         judge.run(asking)
+
+
+def test_what_an_endpoint_sends_that_is_no_completion_is_one_line():
+    from openai.types.chat import ChatCompletion
+
+    head = {"id": "1", "created": 0, "model": "m", "object": "chat.completion"}
+    message = {"role": "assistant", "content": "Score: 3"}
+    good = ChatCompletion.model_validate(
+        head | {"choices": [{"finish_reason": "stop", "index": 0, "message": message}]}
+    )
+    assert judge.said(good) == "Score: 3"
+    none = ChatCompletion.model_construct(
+        **head, choices=None
+    )  # what the package makes of {"error": ...} with status 200
+    empty = ChatCompletion.model_construct(**head, choices=[])
+    for sent in ("<html>\nnot here</html>", none, empty):
+        with pytest.raises(ValueError, match=r"a chat completion is needed") as error:
+            judge.said(sent)
+        assert "\n" not in str(error.value)
 
 
 def test_the_guide_and_the_ready_configuration_are_understood(tmp_path):
