@@ -1,5 +1,7 @@
 """FLOPs of everything that a GPU does at the paper's sizes, for `benchmarks.curation`: counted on the meta device."""
 
+from typing import Any
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipConfig, BlipForConditionalGeneration
@@ -13,7 +15,7 @@ from flexip.adapters import AdapterConfig
 from pipelines.settings import CaptionSettings
 
 # Salesforce/blip-image-captioning-large, as its config.json says: ViT-L/16 at 384 px before BERT-base.
-BLIP = {
+BLIP: dict[str, Any] = {
     "vision_config": {
         "hidden_size": 1024,
         "num_hidden_layers": 24,
@@ -56,7 +58,8 @@ def picture_flops() -> tuple[int, int]:
 def decoder_flops() -> int:
     """Of one picture out of its latent."""
     with torch.device("meta"):
-        vae, latent = sd15.vae().train(), torch.zeros(1, 4, sd15.RESOLUTION // 8, sd15.RESOLUTION // 8)
+        vae: Any = sd15.vae().train()
+        latent = torch.zeros(1, 4, sd15.RESOLUTION // 8, sd15.RESOLUTION // 8)
     with FlopCounterMode(display=False) as counter:
         vae.decode(latent)
     return counter.get_total_flops()

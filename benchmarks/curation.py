@@ -81,7 +81,7 @@ class CurationConfig(JobConfig):
 class Tally:
     """Of one kind of input: CPU seconds by stage, and how many of everything there were."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: Any = field(default_factory=Counter)  # of floats, which the type of Counter does not know
     counts: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
@@ -224,7 +224,7 @@ def enlarged(source: str, config: CurationConfig, target: Path) -> None:
             for frame in itertools.islice(film.decode(first), start, start + round(rate * config.seconds)):
                 file.mux(stream.encode(frame.reformat(width, config.height, "yuv420p")))
             file.mux(stream.encode())
-    except (av.error.FFmpegError, IndexError, TypeError):
+    except (av.FFmpegError, IndexError, TypeError):
         target.unlink(missing_ok=True)
 
 
