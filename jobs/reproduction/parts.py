@@ -1,10 +1,11 @@
 """The parts of a trial, made side by side on Ray: a file each, so that what is there is not made again."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import ray
-from ray.util.actor_pool import ActorPool
+from ray import cloudpickle
 
 from jobs.console import progress
 
@@ -17,34 +18,34 @@ def worker_count() -> int:
 
 
 def make_parts(prepare: Callable[[], Maker], missing: Sequence[int], title: str, unit: str) -> None:
-    """Makes these parts. A worker that dies is started anew, and its part is made again.
+    """Makes these parts; those of a process that dies are made again by another.
 
     Args:
-        prepare: called once in every worker; loads what all parts need.
+        prepare: called once in every process; loads what all parts need.
 
     Raises:
         ray.exceptions.RayError: a part that could not be made.
     """
-    actors: list[Any] = [_Worker.remote(prepare) for _ in range(min(worker_count(), len(missing)))]
-    try:
-        with progress(len(missing), title, unit) as bar:
-            for _ in ActorPool(actors).map_unordered(lambda actor, number: actor.make.remote(number), [*missing]):
-                bar.update()
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    pickled = cloudpickle.dumps(prepare)
+    waiting: list[Any] = [_make.remote(pickled, number) for number in missing]
+    with progress(len(missing), title, unit) as bar:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done)
+            bar.update(len(done))
 
 
-@ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)
-class _Worker:
-    def __init__(self, prepare: Callable[[], Maker]):
-        import torch
+@ray.remote(num_cpus=1, max_retries=3)
+def _make(prepare: bytes, number: int) -> None:
+    _maker(prepare)(number)
 
-        from jobs.console import quiet_libraries
 
-        quiet_libraries()
-        torch.set_num_threads(1)
-        self._make = prepare()
+@lru_cache(maxsize=1)  # Ray keeps its processes, so that torch is imported once, and the models are loaded once a trial
+def _maker(prepare: bytes) -> Maker:
+    import torch
 
-    def make(self, number: int) -> None:
-        self._make(number)
+    from jobs.console import quiet_libraries
+
+    quiet_libraries()
+    torch.set_num_threads(1)
+    return cloudpickle.loads(prepare)()
