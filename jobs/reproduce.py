@@ -63,7 +63,7 @@ def run(config: ReproduceConfig) -> Path | None:
     place = Place(output, page.with_suffix(""), recipe, weights_path(), preset, config.ray)
     with ray_session(config.ray):
         try:
-            comparison = _compare(place, deadline)
+            comparison = compare(place, deadline)
         except OutOfTime as stopped:
             say("reproduce", f"{config.minutes:g} minutes are over; next would be {stopped}; start again to go on")
             return None
@@ -73,7 +73,7 @@ def run(config: ReproduceConfig) -> Path | None:
     return page
 
 
-def _compare(place: Place, deadline: float) -> Comparison:
+def compare(place: Place, deadline: float) -> Comparison:
     """Each method on validation first, then on the test split, opened with what validation chose."""
     preset, methods = place.preset, (FLEXIP, *BASELINES)
     areas, trials = dict[Method, dict[float, float]](), dict[Method, list[Trial]]()
