@@ -44,12 +44,14 @@ from pipelines.passes import (
 )
 from pipelines.records import UNITS, Source, StageCount, pack
 from pipelines.report_html import Facts, StageTime
+from pipelines.sandbox import START_S
 from pipelines.settings import CurationSettings
 from pipelines.shards import DatasetError, Manifest, sweep, write_manifest
 from pipelines.staging import Shard, StagedUnit, SubjectPart
 from pipelines.truth import measure, read_truth
 from pipelines.units import Unit, inputs_digest, plan_hashing, plan_units
 from pipelines.workers import (
+    LOADING_S,
     EmbedCrops,
     FindSubjects,
     ReadFrames,
@@ -63,6 +65,8 @@ from pipelines.workers import (
 
 if TYPE_CHECKING:
     from flexip.encoders import EncoderNames
+
+EMBEDDING_S = 60.0  # for the crops of one source, with large encoders on a CPU [s]
 
 
 def curate(
@@ -197,7 +201,7 @@ def _stage(run: Run, units: Sequence[Unit], progress: Progress) -> tuple[list[St
     rows = {
         unit.key: {"unit": unit.key, "sources": pack(unit.sources, Source), "seconds": json.dumps({})} for unit in units
     }
-    wall = run_pass(rows, list(steps.values()), run.folder, "clips", progress)
+    wall = run_pass(rows, list(steps.values()), run.folder, "clips", progress, _longest(units, run.settings))
     staged = [StagedUnit.from_record(record_of(run.folder, name)) for name in rows]
     frames = sum(unit.counts["frame"].total for unit in staged)
     times = [
@@ -205,6 +209,13 @@ def _stage(run: Run, units: Sequence[Unit], progress: Progress) -> tuple[list[St
         for name, step in steps.items()
     ]
     return staged, times
+
+
+def _longest(units: Sequence[Unit], settings: CurationSettings) -> float:
+    """What the slowest unit may take: every source twice at its limits, and the start of its workers [s]."""
+    source_s = 2 * (settings.frames.timeout_s + settings.subjects.timeout_s) + EMBEDDING_S
+    start_s = LOADING_S if pretrained.needed(settings) else START_S
+    return start_s + source_s * max((len(unit.sources) for unit in units), default=0)
 
 
 def _cross(

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.exceptions import ExecutionTimeoutError
 
 from pipelines import ledger
 from pipelines.shards import DatasetError, FileEntry
@@ -24,6 +25,10 @@ from pipelines.workers import Row
 
 BLOCKS = 10_000  # at most so many blocks in a pass
 CPUS = 0.5  # of each task and each actor, so that both find their place
+QUIET_S = 3600.0  # for which nothing of a pass may move, where nothing better is known [s]
+STARTS = 3  # of a pass in which nothing moves any more
+
+_log = logging.getLogger(__name__)
 
 
 class Say(Protocol):
@@ -82,21 +87,54 @@ class Pools:
         return Step(work, arguments, self.encoders, self.encoder_gpus)
 
 
-def run_pass(rows: Mapping[str, Row], steps: Sequence[Step], folder: Path, what: str, progress: Progress) -> float:
-    """Runs the units that are not in the ledger of `folder` yet. Seconds it took, 0 when some were finished before."""
-    began = time.perf_counter()
-    missing = [row for name, row in rows.items() if ledger.finished(folder, name) is None]
+def run_pass(
+    rows: Mapping[str, Row],
+    steps: Sequence[Step],
+    folder: Path,
+    what: str,
+    progress: Progress,
+    quiet_s: float = QUIET_S,
+) -> float:
+    """Runs the units that are not in the ledger of `folder` yet. Seconds it took, 0 when some were finished before.
+
+    Processes hang, and so do the schedulers that start them and the machines below: rarely, but ten million clips are
+    many. A pass in which no unit moves for `quiet_s`, the longest that an honest one may take [s], is started again
+    with what is left.
+
+    Raises:
+        DatasetError: nothing moved in any of STARTS starts; names what is left.
+    """
+    began, left = time.perf_counter(), _missing(rows, folder)
+    whole = len(left) == len(rows)
     with progress(len(rows), what, what.rstrip("s")) as bar:
-        bar.update(len(rows) - len(missing))
-        if missing:
-            for _ in _dataset(missing, steps).iter_rows():
-                bar.update(1)
-    return time.perf_counter() - began if len(missing) == len(rows) else 0.0
+        bar.update(len(rows) - len(left))
+        for start in range(1, STARTS + 1):
+            if not left or _ran_through(_dataset(list(left.values()), steps, quiet_s), bar):
+                return time.perf_counter() - began if whole else 0.0
+            left = _missing(rows, folder)
+            stuck = f"{what}: nothing moved for {quiet_s:g} s; {len(left)} left: {', '.join(list(left)[:3])}"
+            _log.warning("%s; start %d of %d", stuck, start, STARTS)
+    raise DatasetError(f"{stuck}; that was start {STARTS}: see what the workers of this Ray do")
 
 
-def _dataset(rows: list[Row], steps: Sequence[Step]) -> Dataset:
+def _missing(rows: Mapping[str, Row], folder: Path) -> dict[str, Row]:
+    return {name: row for name, row in rows.items() if ledger.finished(folder, name) is None}
+
+
+def _ran_through(dataset: Dataset, bar: Any) -> bool:
+    """Whether the pass came to its end; False when nothing moved any more."""
+    try:
+        for _ in dataset.iter_rows():
+            bar.update(1)
+    except ExecutionTimeoutError:
+        return False
+    return True
+
+
+def _dataset(rows: list[Row], steps: Sequence[Step], quiet_s: float) -> Dataset:
     """A block per row, so that a slow one holds up nobody."""
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
+    dataset.context.execution_no_progress_timeout_s = quiet_s
     for step in steps:
         if not step.actors:
             dataset = dataset.map(step.work, num_cpus=CPUS)

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 WATCH_S = 0.05  # between two looks at the child's memory [s]; in it a process touches a few 100 MB at most
+STALL_S = 5.0  # a longer time between two such looks is not the child's [s]
 START_S = 300.0  # for a child to start and import, on a machine that is busy [s]
 
 
@@ -73,10 +74,15 @@ class Sandbox:
         return result
 
     def _wait(self, pipe: Connection, pid: int, limit_s: float) -> None:
-        """Returns when there is an answer, or none will come any more. Raises SandboxError at a limit."""
-        end = time.monotonic() + limit_s
-        while not pipe.poll(max(0.0, min(WATCH_S, end - time.monotonic()))):
-            if time.monotonic() >= end:
+        """Returns when there is an answer, or none will come any more. Raises SandboxError at a limit.
+
+        Time counts while both processes run: a machine that is stopped for an hour and goes on has made no clip slow.
+        """
+        waited, last = 0.0, time.monotonic()
+        while not pipe.poll(max(0.0, min(WATCH_S, limit_s - waited))):
+            now = time.monotonic()
+            waited, last = waited + min(now - last, STALL_S), now
+            if waited >= limit_s:
                 raise SandboxError("timeout", f"{self.target}: not done after {limit_s:g} s, killed")
             if self.memory_mb is not None and (held := resident_mb(pid)) > self.memory_mb:
                 limit = f"{held:.0f} MB of resident memory, limit {self.memory_mb} MB"

@@ -14,7 +14,14 @@ from jobs.curate import CurateConfig, run
 from pipelines.listing import IMAGE_SUFFIXES
 from pipelines.records import Frame, Source, count_units
 from pipelines.sandbox import Sandbox
-from pipelines.settings import CurationSettings, DuplicateSettings, FrameSettings, InputSettings, PairSettings
+from pipelines.settings import (
+    CurationSettings,
+    DuplicateSettings,
+    FrameSettings,
+    InputSettings,
+    PairSettings,
+    SubjectSettings,
+)
 from pipelines.sources import read_hash, reject_duplicates
 from pipelines.stages import find_or_quarantine, find_subjects, read_frames, source_row
 from pipelines.tools import Tools
@@ -110,6 +117,7 @@ def test_curation_counts_them_all_and_goes_on(curation_ray, corpus, tmp_path):
         input=InputSettings(path=str(corpus)),
         output=tmp_path / "dataset",
         frames=LIMITS.model_copy(update={"timeout_s": 20.0}),
+        subjects=SubjectSettings(timeout_s=60),
         pairs=PairSettings(identity_min=0.0),
         duplicates=DuplicateSettings(hash_bits=-1),  # one film in many containers looks the same
     )

@@ -73,3 +73,12 @@ def test_poisonous_videos_cost_only_themselves(tmp_path):
         "z.mp4": ("accepted", ""),
     }
     assert [frame.uri for frame in frames] == ["a.mp4", "a.mp4", "b.mp4", "b.mp4", "z.mp4", "z.mp4"]
+
+
+def test_a_machine_that_stood_still_costs_no_clip(monkeypatch):
+    """Of a virtual machine that was stopped: the clock of the other side of the pipe has jumped by an hour."""
+    clock, began = time.monotonic, time.monotonic()
+    monkeypatch.setattr("pipelines.sandbox.time.monotonic", lambda: clock() + 3600 * (clock() - began > 1))
+    sandbox = Sandbox("time:sleep", 60)
+    assert sandbox(2) is None
+    sandbox.close()
