@@ -20,7 +20,7 @@ def run_demo(output: Path, *words: str) -> tuple[str, dict[str, Path]]:
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))  # short: Ray puts sockets below it
     command = [sys.executable, "-m", "jobs.demo", "--output", str(output), "--steps", "4", *words]
     done = subprocess.run(
-        command, env=os.environ | {"RAY_TMPDIR": str(folder)}, cwd=ROOT, text=True, timeout=1400, check=False,
+        command, env=os.environ | {"RAY_TMPDIR": str(folder)}, cwd=ROOT, text=True, timeout=2800, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]

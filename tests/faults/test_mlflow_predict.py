@@ -19,7 +19,7 @@ def test_the_command_draws_what_the_sampler_draws(untrained_checkpoint, referenc
     command = [sys.executable, "-m", "mlflow", "models", "predict", "--model-uri", str(tmp_path / "model")]
     command += ["--input-path", str(tmp_path / "asked.json"), "--output-path", str(tmp_path / "answer.json")]
     command += ["--content-type", "json", "--env-manager", "local"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=2800, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     [answer] = json.loads((tmp_path / "answer.json").read_text())["predictions"]
     [expected] = sample(

@@ -55,7 +55,7 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(port: int, process: subprocess.Popen, log: Path, seconds: float = 400) -> None:
+def wait_for(port: int, process: subprocess.Popen, log: Path, seconds: float = 2800) -> None:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         assert process.poll() is None, f"the head node ended: {log.read_text()[-2000:]}"
@@ -90,7 +90,7 @@ def test_curation_submitted_over_http_makes_a_sound_dataset(head, tmp_path):
     entry = ["python", "-m", "jobs.curate", "--input.path", str(world), "--input.group_by_folder", "true"]
     entry += ["--output", str(output), "--frames.per_video", "6", "--pairs.identity_min", "0"]
     command = [str(RAY), "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1400, cwd=ROOT, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2800, cwd=ROOT, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-4000:]
     assert "succeeded" in said
@@ -104,6 +104,6 @@ def test_a_submitted_job_with_a_wrong_key_fails_with_one_clear_line(head):
     address, environment = head
     entry = ["python", "-m", "jobs.curate", "--input.path", "/x", "--output", "/y", "--frames.per_vido", "3"]
     command = [str(RAY), "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1400, cwd=ROOT, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2800, cwd=ROOT, check=False)
     assert done.returncode != 0
     assert "did you mean --frames.per_video?" in done.stdout + done.stderr

@@ -16,7 +16,7 @@ def reproduce(output: Path, *words: str) -> str:
     folder = Path(tempfile.mkdtemp(prefix="people-", dir="/tmp"))  # short: Ray puts sockets below it
     command = [sys.executable, "-m", "jobs.reproduce_people", "--preset", "smoke", "--output", str(output), *words]
     done = subprocess.run(
-        command, env=os.environ | {"RAY_TMPDIR": str(folder)}, cwd=ROOT, text=True, timeout=1400, check=False,
+        command, env=os.environ | {"RAY_TMPDIR": str(folder)}, cwd=ROOT, text=True, timeout=2800, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]

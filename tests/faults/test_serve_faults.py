@@ -180,7 +180,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(untrained_checkpoint, tmp_pa
     tensors["of_another_model"] = tensors.pop(sorted(tensors)[0])
     save_file(tensors, tmp_path / "adapters.safetensors")
     words = [sys.executable, "-m", "jobs.serve", "--checkpoint", str(tmp_path), "--port", str(free_port())]
-    found = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=1200)
+    found = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=2800)
     assert found.returncode == 2
     (line,) = (line for line in found.stderr.splitlines() if line.startswith("error:"))
     assert "of_another_model" in line

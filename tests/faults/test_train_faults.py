@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from training_data import write_dataset
 
 STEPS = 40
-PATIENCE = 1200  # [s] for one training on a busy machine
+PATIENCE = 2800  # [s] for one training, on a machine that is busy or was stopped for a while
 
 
 @dataclass

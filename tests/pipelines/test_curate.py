@@ -267,7 +267,7 @@ def test_user_errors_are_one_line_and_exit_code_2(tmp_path, capsys, arguments, w
 
 def test_a_missing_input_leaves_no_trace_on_the_way_out(tmp_path):
     command = [sys.executable, "-m", "jobs.curate", "--input.path", "/nowhere", "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2800, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == "error: input.path = /nowhere: no such file or folder, and no file matches it"
     assert not (tmp_path / "out").exists()

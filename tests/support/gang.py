@@ -21,7 +21,7 @@ def run_gang(world: int, folder: Path, work: Callable[..., Any], *arguments: Any
     for member in members:
         member.start()
     for member in members:
-        member.join(timeout=600)
+        member.join(timeout=2800)
     codes = [member.exitcode for member in members]
     for member in members:
         if member.is_alive():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ports import free_ports
 
-PATIENCE = 300  # [s] on a busy machine
+PATIENCE = 2800  # [s] on a machine that is busy or was stopped for a while
 
 
 def missing() -> str:
