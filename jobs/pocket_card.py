@@ -28,6 +28,7 @@ from flexip.pocket.quality import (
     measure_faces,
     measure_image_to_image,
     measure_oracles,
+    measure_patches,
     measure_prompts,
     measure_vae,
 )
@@ -50,6 +51,12 @@ class CardConfig(JobConfig):
     )
     prompts: int = Field(default=500, ge=8, description="held-out pictures to read, and captions to draw")
     renders: int = Field(default=1024, ge=128, description="held-out pictures for the VAE and the encoders")
+    crops: int = Field(
+        default=3000,
+        ge=64,
+        description="pictures that readers of the encoders' patches learn from; a sixth as many are read",
+    )
+    reader_steps: int = Field(default=400, ge=1, description="training steps of such a reader")
     steps: int = Field(default=25, ge=1, description="denoising steps of text-to-image")
     threads: int = Field(default=2, ge=1, description="torch threads")
     seed: int = Field(default=1000, ge=0, description="of the held-out pictures and the noise")
@@ -77,6 +84,7 @@ def run(config: CardConfig) -> list[Figure]:
     figures = measure_oracles(judges, held)
     figures += measure_vae(pipe, judges, held, renders)
     figures += measure_encoders(config.weights, pipe, renders, config.seed)
+    figures += measure_patches(config.weights, config.seed, config.crops, config.reader_steps)
     figures += measure_faces(config.weights, renders, config.seed)
     with progress(-(-config.prompts // 25) + len(STRENGTHS), "draw", "batch") as bar:
         drawn = draw_prompts(pipe, held.captions, steps=config.steps, seed=config.seed, tick=bar.update)

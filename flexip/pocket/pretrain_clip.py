@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from flexip.pocket.captions import altered
 from flexip.pocket.models import build_clip, build_text_encoder, halved, save_clip, save_part
 from flexip.pocket.pretrain import Budget, Workshop, train
-from flexip.pocket.pretrain_data import Renders, pick_captions, to_tensor
+from flexip.pocket.pretrain_data import Renders, pick_captions, random_crops, to_tensor, warp
 from flexip.pocket.tokens import build_tokenizer
 
 
@@ -34,7 +34,8 @@ def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
         captions = pick_captions(renders, rows, rng)
         sentences = captions + [altered(caption, rng) for caption in captions]
         tokens = tokenize(tokenizer, sentences).to(shop.device)
-        image = functional.normalize(clip.encode_image(to_tensor(renders.images[rows]).to(shop.device)), dim=-1)
+        pictures = to_tensor(some_cropped(renders, rows, rng)).to(shop.device)
+        image = functional.normalize(clip.encode_image(pictures), dim=-1)
         same = torch.tensor([[a == b for b in sentences] for a in captions], device=shop.device).float()
         scale = clip.logit_scale.exp().clamp(max=100.0)
         return contrast(image, functional.normalize(encode_short(clip, tokens), dim=-1), scale, same)
@@ -46,6 +47,15 @@ def train_clip(shop: Workshop, budget: Budget, renders: Renders, held_out: Rende
     count = min(512, len(held_out) // 2)
     measured = {f.__name__: f(clip, tokenizer, held_out, count) for f in (retrieval, exactness)}
     return measured | {"steps": float(steps)}
+
+
+def some_cropped(renders: Renders, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The pictures (n, H, W, 3) uint8, half of them as crops of their creature, which is how references are seen."""
+    images = renders.images[rows]
+    chosen = np.flatnonzero(rng.random(len(rows)) < 0.5)
+    for place, matrix in zip(chosen, random_crops(renders.boxes[rows[chosen]], rng), strict=True):
+        images[place] = warp(images[place], matrix)
+    return images
 
 
 def encode_short(clip: Any, tokens: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as colour
 from transformers import Dinov2Model
 
 from flexip.pocket.face import EXPRESSIONS, POSES
@@ -20,6 +21,7 @@ from flexip.rows import Split
 _PROTOTYPES = 512
 _TEMPERATURE = 0.1
 _PATCH_WEIGHT = 0.2
+_RECOLOURED = 0.8  # share of the pairs whose two views are recoloured, each in its own way
 _PATCHES = (RESOLUTION // 8) ** 2
 
 
@@ -27,7 +29,7 @@ def train_dino(shop: Workshop, budget: Budget, renders: Renders, held_out: int) 
     """Trains and exports the encoder; returns `same_identity` (nearest neighbour, held-out identities) and `steps`.
 
     The two views of a creature are crops of two pictures that show it in other scenes, styles, poses and expressions,
-    as two frames of one track would.
+    as two frames of one track would; most are recoloured, see `recoloured`.
     """
     torch.manual_seed(shop.seed + 2)
     student = Dinov2Model.from_pretrained(shop.weights / "dino").train() if budget.warm else build_dino()
@@ -106,7 +108,24 @@ def balanced(logits: Tensor, temperature: float = 0.05, rounds: int = 3) -> Tens
 def draw_views(renders: Renders, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Crops (count, H, W, 3) uint8 of `count` different creatures, and as many of the same ones in other pictures."""
     rows = 2 * np.sort(rng.choice(len(renders) // 2, size=count, replace=False))
-    return _crops(renders, rows, rng), _crops(renders, rows + 1, rng)
+    changed = rng.random(count) < _RECOLOURED
+    left, right = (recoloured(_crops(renders, side, rng), changed, rng) for side in (rows, rows + 1))
+    return left, right
+
+
+def recoloured(images: np.ndarray, changed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pictures (n, H, W, 3) uint8, of which the `changed` ones (bool (n,)) have other hues, saturation and brightness.
+
+    Colours alone tell creatures apart. Where they can, an encoder learns nothing else, and whoever reads its patches
+    finds no shape, ears or eyes in them: DINOv2 jitters colours too.
+    """
+    result = images.copy()
+    for row in np.flatnonzero(changed):
+        hue, saturation, brightness = rng.uniform((-0.5, 0.3, 0.75), (0.5, 1.3, 1.25))
+        picture = colour.adjust_hue(torch.from_numpy(result[row]).permute(2, 0, 1), hue)
+        picture = colour.adjust_brightness(colour.adjust_saturation(picture, saturation), brightness)
+        result[row] = picture.permute(1, 2, 0).numpy()
+    return result
 
 
 def draw_masks(count: int, rng: np.random.Generator) -> np.ndarray:

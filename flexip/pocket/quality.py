@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Dinov2Model
 
+from flexip.encoders import EncoderNames, load_encoders
 from flexip.pocket.face_nets import load_face_net
 from flexip.pocket.models import RESOLUTION, build_clip
 from flexip.pocket.oracle import ATTRIBUTES, ORACLES, Reading, read, truth_of, visible
@@ -21,6 +22,7 @@ from flexip.pocket.pretrain_dino import draw_same, embeddings, same_identity
 from flexip.pocket.pretrain_faces import landmark_error
 from flexip.pocket.pretrain_oracle import load_oracle
 from flexip.pocket.pretrain_vae import psnr
+from flexip.pocket.probe import draw_crops, read_shares
 from flexip.pocket.world import Frame, Picture, random_picture, render
 
 OBEYED = ("scene", "expression", "shape", "colour")
@@ -119,6 +121,18 @@ def measure_encoders(weights: Path, pipe: StableDiffusionPipeline, renders: Rend
         Figure("DINO: same identity among 256", 100 * same_identity(cls, views), "%", 90.0),
         Figure("DINO, by the mean of its patches: same identity among 256", 100 * same_identity(patches, views), "%"),
         Figure("OpenCLIP: same identity among 256", 100 * same_identity(clip.encode_image, views), "%"),
+    ]
+
+
+def measure_patches(weights: Path, seed: int, known: int, steps: int) -> list[Figure]:
+    """What adapters can learn of a creature from the features that they are given."""
+    encoders = load_encoders(EncoderNames(str(weights), str(weights / "open_clip"), str(weights / "dino")))
+    crops = draw_crops(known, seed, "train"), draw_crops(known // 6, seed, "test")
+    families = {"DINO's patches": encoders.encode_patches, "OpenCLIP's states": encoders.encode_hidden}
+    return [
+        Figure(f"a reader finds in {family}: {attribute}", 100 * share, "%")
+        for family, encode in families.items()
+        for attribute, share in read_shares(encode, *crops, seed, steps).items()
     ]
 
 

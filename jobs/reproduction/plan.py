@@ -91,11 +91,11 @@ PRESETS = {
     "full": Preset(
         videos=900,
         stills=6000,
-        steps=4000,
+        steps=2000,
         seeds=(0, 1, 2),
         guidances=(1.0, 3.0, 5.0, 7.5),
         choosing=Sweep("val", creatures=12, settings=6, noises=1, steps=15),
-        main=Sweep("test", creatures=64, settings=11, noises=2, steps=25),
+        main=Sweep("test", creatures=64, settings=11, noises=2, steps=15),
         ablation=Sweep("test", creatures=64, settings=5, noises=1, steps=15),
     ),
     "quick": Preset(

@@ -231,7 +231,7 @@ def check_card(root: Path) -> None:
     card.write_text(f"# Models\n\n{BEGIN}\nold\n{END}\n\nLicence\n")
     config = CardConfig(
         directory=root / "work", weights=root / "weights", card=card, grid=root / "grid.png", prompts=8, renders=128,
-        steps=1, threads=torch.get_num_threads(),
+        steps=1, threads=torch.get_num_threads(), crops=64, reader_steps=2,
     )  # fmt: skip
     figures = {figure.what: figure for figure in measure(config)}
     assert figures["OpenCLIP: right caption among 64"].value < 50
